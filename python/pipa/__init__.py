@@ -1,0 +1,31 @@
+"""PiPa: pixel- and patch-wise self-supervised domain adaptation for semantic segmentation.
+
+>>> from pipa import PixelContrastLoss, PatchContrastLoss, PipaStep
+
+Three ways in: the losses and the step on any PyTorch network (this module), a hook for mmsegmentation configs
+(:mod:`pipa.mmseg`), and the command line (``pipa train CONFIG``).
+"""
+
+from pipa import _abi
+
+_abi.check()
+
+import torch as _torch  # noqa: E402, F401  (loads libtorch, which _core links to)
+
+from pipa import functional  # noqa: E402
+from pipa._core import (  # noqa: E402
+    DeviceError,
+    DTypeError,
+    NonFiniteError,
+    ShapeError,
+    __version__,
+)
+
+__all__ = [
+    "DTypeError",
+    "DeviceError",
+    "NonFiniteError",
+    "ShapeError",
+    "__version__",
+    "functional",
+]

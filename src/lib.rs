@@ -1,0 +1,9 @@
+//! PiPa on libtorch tensors. See the module list below for where each concept lives.
+pub mod error;
+pub mod rng;
+pub mod shape;
+
+#[cfg(feature = "python")]
+mod python;
+
+pub use error::{Error, Result};

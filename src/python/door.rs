@@ -1,0 +1,88 @@
+//! The one door into native code: releases the GIL, maps errors and turns panics into exceptions; and the tensor
+//! wrapper that crosses it.
+
+use crate::error::{Error, Result};
+use pyo3::create_exception;
+use pyo3::exceptions::{PyArithmeticError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3_tch::PyTensor;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use tch::Tensor;
+
+create_exception!(pipa, ShapeError, PyValueError, "An argument has the wrong rank or size.");
+create_exception!(pipa, DTypeError, PyTypeError, "An argument has the wrong dtype.");
+create_exception!(pipa, DeviceError, PyValueError, "Arguments lie on different devices.");
+create_exception!(pipa, NonFiniteError, PyArithmeticError, "A loss is NaN or infinite.");
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = m.py();
+    m.add("ShapeError", py.get_type::<ShapeError>())?;
+    m.add("DTypeError", py.get_type::<DTypeError>())?;
+    m.add("DeviceError", py.get_type::<DeviceError>())?;
+    m.add("NonFiniteError", py.get_type::<NonFiniteError>())?;
+    Ok(())
+}
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> PyErr {
+        let text = error.to_string();
+        match error {
+            Error::Value(_) => PyValueError::new_err(text),
+            Error::Shape(_) => ShapeError::new_err(text),
+            Error::DType(_) => DTypeError::new_err(text),
+            Error::Device(_) => DeviceError::new_err(text),
+            Error::NonFinite(_) => NonFiniteError::new_err(text),
+            Error::Torch(_) => PyRuntimeError::new_err(text),
+            Error::Io { .. } => PyOSError::new_err(text),
+            Error::Python(original) => original,
+        }
+    }
+}
+
+/// Runs `work` without the GIL. Errors become exceptions; a panic (a bug) becomes a RuntimeError that `except Exception`
+/// catches, instead of pyo3's PanicException, which it does not.
+pub fn enter<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    let outcome = py.allow_threads(|| catch_unwind(AssertUnwindSafe(work)));
+    match outcome {
+        Ok(result) => result.map_err(PyErr::from),
+        Err(payload) => {
+            let text = payload
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_string()))
+                .unwrap_or_else(|| "panic without a message".to_string());
+            Err(PyRuntimeError::new_err(format!("internal error in pipa: {}", text.lines().next().unwrap_or(""))))
+        }
+    }
+}
+
+/// A tensor argument. Shares storage and autograd graph with the Python object.
+pub struct T(pub Tensor);
+
+impl<'py> FromPyObject<'py> for T {
+    fn extract_bound(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        match object.extract::<PyTensor>() {
+            Ok(tensor) => Ok(T(tensor.0)),
+            Err(_) => Err(PyTypeError::new_err(format!(
+                "expected a torch.Tensor, got {}",
+                object.get_type().qualname().map(|n| n.to_string()).unwrap_or_else(|_| "an object".into())
+            ))),
+        }
+    }
+}
+
+impl<'py> IntoPyObject<'py> for T {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        // pyo3-tch turns a failed wrap into None: make that an error instead of a silent None.
+        let object =
+            PyTensor(self.0).into_pyobject(py).map_err(|e| PyRuntimeError::new_err(format!("tensor: {e:?}")))?;
+        if object.is_none() {
+            return Err(PyRuntimeError::new_err("a result tensor could not be handed to Python"));
+        }
+        Ok(object.into_any())
+    }
+}

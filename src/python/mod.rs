@@ -1,0 +1,15 @@
+//! The only place that uses pyo3. Each submodule adds its functions to `pipa._core`.
+
+mod door;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    // `_abi.py` finds this text in the file before it loads it.
+    const MARK: &str = concat!("pipa-torch-build=", env!("PIPA_TORCH_BUILD"), ";");
+    m.add("TORCH_BUILD", MARK.trim_start_matches("pipa-torch-build=").trim_end_matches(';'))?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    door::register(m)?;
+    Ok(())
+}
