@@ -1,0 +1,168 @@
+"""What the training step asks of a segmentor, for plain ``EncoderDecoder`` models and for HRDA.
+
+Shape suffixes: B batch, C classes, D channels, H W size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmseg.models.losses import CrossEntropyLoss
+from mmseg.models.utils import resize
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+Region = tuple[int, int, int, int]  # top, left, bottom, right in image pixels, half-open
+
+
+@dataclass
+class HeadOutput:
+    """One supervised output: its loss is ``weight * cross_entropy(resized logits, label[region])``.
+
+    logits: ``(B, C, h, w)``, at any resolution. region: the part of the image they cover, None for all of it.
+    """
+
+    logits: Tensor
+    region: Region | None
+    weight: float
+    name: str = "decode"
+
+    def crop(self, map_bhw: Tensor) -> Tensor:
+        """The part of a per-pixel map ``(..., H, W)`` that belongs to these logits."""
+        return crop(map_bhw, self.region)
+
+
+@dataclass
+class SegOutput:
+    """Everything one forward pass of a segmentor gives to the losses.
+
+    heads: supervised outputs, the main one first. features: encoder maps ``(B, D_i, h_i, w_i)``, finest first, of the
+    pass that sees ``feature_region`` of the image (None: all of it). detail_features, detail_region: the maps of
+    HRDA's detail crop and its place in the image, else None.
+    """
+
+    heads: list[HeadOutput]
+    features: list[Tensor]
+    feature_region: Region | None = None
+    detail_features: list[Tensor] | None = None
+    detail_region: Region | None = None
+
+
+def crop(map_bhw: Tensor, region: Region | None) -> Tensor:
+    """``map[..., top:bottom, left:right]``; the map itself where region is None."""
+    if region is None:
+        return map_bhw
+    top, left, bottom, right = region
+    return map_bhw[..., top:bottom, left:right]
+
+
+def segmentor_outputs(model: Any, image_bchw: Tensor) -> SegOutput:
+    """Runs a segmentor for training and returns what the losses need, on the graph.
+
+    ``model`` is an mmsegmentation ``EncoderDecoder``, ``CascadeEncoderDecoder`` or ``HRDAEncoderDecoder``. Auxiliary
+    heads and stages of a cascade come after the main head, each with the weight of its configured loss.
+    Raises ValueError for heads whose configured loss is not a plain cross-entropy (the step could not honour it) and
+    TypeError for heads that do not give one map of logits (point or query based heads).
+    """
+    custom = getattr(model, "segmentor_outputs", None)
+    if custom is not None:
+        return custom(image_bchw)
+    _check_encoder_decoder(model)
+    features = list(model.extract_feat(image_bchw))
+    heads = [HeadOutput(logits, None, weight, name) for name, logits, weight in _decode(model, features)]
+    return SegOutput(heads, features)
+
+
+def teacher_logits(model: Any, image_bchw: Tensor) -> Tensor:
+    """Logits ``(B, C, H, W)`` of the whole image in one pass; HRDA slides over its detail branch."""
+    custom = getattr(model, "full_logits", None)
+    if custom is not None:
+        return custom(image_bchw)
+    _check_encoder_decoder(model)
+    features = list(model.extract_feat(image_bchw))
+    _, logits, _ = _decode(model, features, auxiliary=False)[0]
+    return resize(logits, image_bchw.shape[2:], mode="bilinear", align_corners=model.align_corners)
+
+
+def backbone_features(model: Any, image_bchw: Tensor) -> list[Tensor]:
+    """Encoder maps of the image, finest first; HRDA gives those of its feature scale (0.5: half the image's size)."""
+    return list(model.extract_feat(image_bchw))
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Turns dropout and drop-path off and leaves everything else (batch norm) as it is: the teacher's mode."""
+    switched = [m for m in model.modules() if m.training and (isinstance(m, _DropoutNd) or _is_drop_path(m))]
+    for module in switched:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.training = True
+
+
+def _is_drop_path(module: nn.Module) -> bool:
+    # mmcv, mmpretrain and timm each have their own class of this name.
+    return type(module).__name__ in ("DropPath", "StochasticDepth")
+
+
+def loss_weight(head: Any, name: str) -> float:
+    """Weight of a head's configured loss, which must be the plain cross-entropy that the step computes itself."""
+    losses: list[Any] = list(head.loss_decode) if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
+    for loss in losses:
+        plain = isinstance(loss, CrossEntropyLoss) and not loss.use_sigmoid and not loss.use_mask
+        if not plain or loss.class_weight is not None:
+            raise ValueError(
+                f"{name}: the training step computes a plain cross-entropy; loss_decode must be "
+                f"dict(type='CrossEntropyLoss') without sigmoid and class weights, got {type(loss).__name__}"
+            )
+    if getattr(head, "sampler", None) is not None:
+        raise ValueError(f"{name}: pixel samplers (OHEM) are not supported, remove `sampler` from the head")
+    return float(sum(loss.loss_weight for loss in losses))
+
+
+def _check_encoder_decoder(model: nn.Module) -> None:
+    missing = [name for name in ("extract_feat", "decode_head", "align_corners") if not hasattr(model, name)]
+    if missing:
+        raise TypeError(
+            f"{type(model).__name__} is not an mmsegmentation EncoderDecoder (no {', '.join(missing)}); "
+            "wrap it or give it the methods segmentor_outputs and full_logits"
+        )
+
+
+def _decode(model: Any, features: list[Tensor], auxiliary: bool = True) -> list[tuple[str, Tensor, float]]:
+    """(name, logits, loss weight) of the main head, then, where asked for, of all other heads."""
+    outputs: list[tuple[str, Tensor, float]] = []
+    if isinstance(model.decode_head, nn.ModuleList):
+        logits: Tensor | None = None
+        for i, head in enumerate(model.decode_head):
+            name = f"decode_{i}"
+            logits = _logits(head, name, *((features,) if logits is None else (features, logits)))
+            outputs.insert(0, (name, logits, loss_weight(head, name) if auxiliary else 0.0))
+    else:
+        head = model.decode_head
+        outputs.append(("decode", _logits(head, "decode", features), loss_weight(head, "decode") if auxiliary else 0.0))
+    if auxiliary and getattr(model, "with_auxiliary_head", False):
+        heads = model.auxiliary_head
+        several = isinstance(heads, nn.ModuleList)
+        for i, head in enumerate(heads if several else [heads]):
+            name = f"aux_{i}" if several else "aux"
+            outputs.append((name, _logits(head, name, features), loss_weight(head, name)))
+    return outputs
+
+
+def _logits(head: nn.Module, name: str, *inputs: Any) -> Tensor:
+    if type(head).__name__ in ("PointHead", "Mask2FormerHead", "MaskFormerHead"):
+        raise TypeError(f"{name}: {type(head).__name__} gives no map of logits, choose a dense decode head")
+    logits = head(*inputs)
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 4:
+        raise TypeError(
+            f"{name}: expected {type(head).__name__} to return one tensor of logits (B, C, H, W), "
+            f"got {type(logits).__name__}"
+        )
+    return logits
