@@ -1,5 +1,6 @@
 //! PiPa on libtorch tensors. See the module list below for where each concept lives.
 pub mod error;
+pub mod host;
 pub mod rng;
 pub mod shape;
 

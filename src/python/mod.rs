@@ -1,6 +1,7 @@
 //! The only place that uses pyo3. Each submodule adds its functions to `pipa._core`.
 
 mod door;
+mod toy;
 
 use pyo3::prelude::*;
 
@@ -11,5 +12,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("TORCH_BUILD", MARK.trim_start_matches("pipa-torch-build=").trim_end_matches(';'))?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     door::register(m)?;
+    toy::register(m)?;
     Ok(())
 }
