@@ -4,6 +4,39 @@ Needs the extra ``pipa-rs[mmseg]``. In a config: ``custom_imports = dict(imports
 """
 
 from pipa.mmseg.daformer_head import DAFormerHead
+from pipa.mmseg.datasets import (
+    SYNTHIA_13,
+    SYNTHIA_16,
+    ACDCDataset,
+    CityscapesDomainDataset,
+    DarkZurichDomainDataset,
+    GTADataset,
+    SynthiaDataset,
+)
+from pipa.mmseg.draws import DrawSampler, SeededDataset
+from pipa.mmseg.folder import FolderDataset
+from pipa.mmseg.metrics import DomainIoUMetric
 from pipa.mmseg.mit import MiT
+from pipa.mmseg.rcs import RareClassSampling
+from pipa.mmseg.transforms import LoadImage, LoadLabel, PackUnlabelled, SyncCrop
 
-__all__ = ["DAFormerHead", "MiT"]
+__all__ = [
+    "SYNTHIA_13",
+    "SYNTHIA_16",
+    "ACDCDataset",
+    "CityscapesDomainDataset",
+    "DAFormerHead",
+    "DarkZurichDomainDataset",
+    "DomainIoUMetric",
+    "DrawSampler",
+    "FolderDataset",
+    "GTADataset",
+    "LoadImage",
+    "LoadLabel",
+    "MiT",
+    "PackUnlabelled",
+    "RareClassSampling",
+    "SeededDataset",
+    "SyncCrop",
+    "SynthiaDataset",
+]
