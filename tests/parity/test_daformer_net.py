@@ -2,67 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 pytest.importorskip("mmseg")
-safetensors = pytest.importorskip("safetensors.torch")
+pytest.importorskip("safetensors")
 
-from mmengine.config import ConfigDict  # noqa: E402
-from mmseg.models.segmentors import EncoderDecoder  # noqa: E402
-from mmseg.models.utils import resize  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
-from mmseg.structures import SegDataSample  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from mmengine.config import ConfigDict
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from network_cases import backbone, check_gradients, close, head, load, loss_and_accuracy, without_dropout
+from safetensors.torch import load_file
+from torch import Tensor
 
-import pipa.mmseg  # noqa: E402, F401  (registers)
-from pipa.mmseg.checkpoint_keys import convert_state_dict  # noqa: E402
-
-BN = {"type": "BN", "requires_grad": True}
-RELU = {"type": "ReLU"}
-ASPP = {"type": "aspp", "dilations": (1, 6, 12, 18), "norm_cfg": BN, "act_cfg": RELU}
-FUSION: dict[str, Any] = {
-    "sepaspp": {**ASPP, "sep": True, "pool": False},
-    "aspp": {**ASPP, "sep": False, "pool": False},
-    "aspp_pool": {**ASPP, "sep": True, "pool": True},
-    "conv1": {"type": "conv", "kernel_size": 1, "norm_cfg": BN, "act_cfg": RELU},
-    "sepaspp_bottleneck": {**ASPP, "type": "rawconv_and_aspp", "kernel_size": 1, "sep": True, "pool": False},
-}
-
-
-def backbone(depths: tuple[int, ...]) -> dict[str, Any]:
-    return {"type": "MiT", "embed_dims": 8, "num_layers": depths, "num_heads": (1, 2, 3, 4), "drop_path_rate": 0.1}
-
-
-def head(fusion: str) -> dict[str, Any]:
-    return {
-        "type": "DAFormerHead",
-        "in_channels": [8, 16, 24, 32],
-        "in_index": [0, 1, 2, 3],
-        "channels": 16,
-        "num_classes": 19,
-        "norm_cfg": BN,
-        "align_corners": False,
-        "decoder_params": {"embed_dims": 16, "fusion_cfg": FUSION[fusion]},
-    }
-
-
-def load(root: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    path = root / f"{name}.safetensors"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not part of this copy of the golden data")
-    cases = json.loads((root / "README.json").read_text())["cases"]
-    info = next(case for case in cases if case["file"] == f"{name}.npz")
-    with np.load(root / f"{name}.npz") as data:
-        arrays = {key: torch.from_numpy(data[key]) for key in data.files}
-    arrays = {key: a.float() if a.dtype == torch.float16 else a for key, a in arrays.items()}
-    return info, arrays, safetensors.load_file(path)
+import pipa.mmseg  # noqa: F401  (registers)
+from pipa.mmseg.checkpoint_keys import convert_state_dict
 
 
 def build(info: dict[str, Any], state: dict[str, Tensor], **test_cfg: Any) -> EncoderDecoder:
@@ -76,39 +34,6 @@ def build(info: dict[str, Any], state: dict[str, Tensor], **test_cfg: Any) -> En
     model = MODELS.build(ConfigDict(cfg))
     model.load_state_dict(convert_state_dict(state))
     return model.eval()
-
-
-def without_dropout(model: nn.Module) -> nn.Module:
-    """Training mode for the norms, test mode for everything that draws."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "DropPath":
-            module.eval()
-    return model
-
-
-def loss_and_accuracy(logits: Tensor, label_b1hw: Tensor, weight_bhw: Tensor | None) -> tuple[Tensor, Tensor]:
-    label = label_b1hw[:, 0].long()
-    full = resize(logits, label.shape[1:], mode="bilinear", align_corners=False)
-    loss = F.cross_entropy(full, label, ignore_index=255, reduction="none")
-    loss = (loss if weight_bhw is None else loss * weight_bhw).mean()
-    return loss, 100.0 * (full.argmax(1) == label).float().mean()
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
-    """Largest difference, relative to the largest value where that is above one."""
-    actual = actual.detach()
-    scale = max(1.0, float(expected.abs().max()))
-    error = float((actual - expected).abs().max()) / scale
-    assert error <= tolerance, f"{what}: {error:.2e} > {tolerance:.0e}"
-
-
-def check_gradients(model: nn.Module, expected: dict[str, Tensor]) -> None:
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    expected = convert_state_dict(expected)
-    assert set(expected) == set(gradients)
-    for name, value in expected.items():
-        close(gradients[name], value, 1e-4, name)
 
 
 CASES = ["sepaspp", "sepaspp_d2132_rect", "sepaspp_odd", "aspp", "aspp_pool", "conv1", "sepaspp_bottleneck"]
@@ -144,14 +69,14 @@ def test_losses_gradients_and_batch_statistics(golden: Path, kind: str) -> None:
     loss.backward()
     grads = root / f"sepaspp_grads_{kind}.safetensors"
     if grads.exists():
-        check_gradients(model, safetensors.load_file(grads))
+        check_gradients(model, load_file(grads))
     else:
         norms = info[f"grad_norms_{kind}"]
         ours = {name: p.grad for name, p in model.named_parameters()}
         for name in ("decode_head.conv_seg.weight", "decode_head.fuse_layer.bottleneck.conv.weight"):
             assert float(ours[name].norm()) == pytest.approx(norms[name], rel=1e-4)
     if kind == "bntrain":
-        expected = safetensors.load_file(root / "sepaspp_bn_after.safetensors")
+        expected = load_file(root / "sepaspp_bn_after.safetensors")
         ours = model.state_dict()
         for name, value in expected.items():
             close(ours[name].float(), value.float(), 1e-5, name)

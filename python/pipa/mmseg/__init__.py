@@ -15,6 +15,8 @@ from pipa.mmseg.datasets import (
 )
 from pipa.mmseg.draws import DrawSampler, SeededDataset
 from pipa.mmseg.folder import FolderDataset
+from pipa.mmseg.hrda_head import HRDAHead
+from pipa.mmseg.hrda_segmentor import HRDAEncoderDecoder
 from pipa.mmseg.metrics import DomainIoUMetric
 from pipa.mmseg.mit import MiT
 from pipa.mmseg.rcs import RareClassSampling
@@ -31,6 +33,8 @@ __all__ = [
     "DrawSampler",
     "FolderDataset",
     "GTADataset",
+    "HRDAEncoderDecoder",
+    "HRDAHead",
     "LoadImage",
     "LoadLabel",
     "MiT",

@@ -1,0 +1,90 @@
+"""Shared by the parity tests of whole networks: small configs, loading of recorded cases, comparisons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmseg.models.utils import resize
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipa.mmseg.checkpoint_keys import convert_state_dict
+
+BN = {"type": "BN", "requires_grad": True}
+RELU = {"type": "ReLU"}
+ASPP = {"type": "aspp", "dilations": (1, 6, 12, 18), "norm_cfg": BN, "act_cfg": RELU}
+FUSION: dict[str, Any] = {
+    "sepaspp": {**ASPP, "sep": True, "pool": False},
+    "aspp": {**ASPP, "sep": False, "pool": False},
+    "aspp_pool": {**ASPP, "sep": True, "pool": True},
+    "conv1": {"type": "conv", "kernel_size": 1, "norm_cfg": BN, "act_cfg": RELU},
+    "sepaspp_bottleneck": {**ASPP, "type": "rawconv_and_aspp", "kernel_size": 1, "sep": True, "pool": False},
+}
+
+
+def backbone(depths: tuple[int, ...]) -> dict[str, Any]:
+    return {"type": "MiT", "embed_dims": 8, "num_layers": depths, "num_heads": (1, 2, 3, 4), "drop_path_rate": 0.1}
+
+
+def head(fusion: str) -> dict[str, Any]:
+    return {
+        "type": "DAFormerHead",
+        "in_channels": [8, 16, 24, 32],
+        "in_index": [0, 1, 2, 3],
+        "channels": 16,
+        "num_classes": 19,
+        "norm_cfg": BN,
+        "align_corners": False,
+        "decoder_params": {"embed_dims": 16, "fusion_cfg": FUSION[fusion]},
+    }
+
+
+def load(root: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    path = root / f"{name}.safetensors"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not part of this copy of the golden data")
+    cases = json.loads((root / "README.json").read_text())["cases"]
+    info = next(case for case in cases if case["file"] == f"{name}.npz")
+    with np.load(root / f"{name}.npz") as data:
+        arrays = {key: torch.from_numpy(data[key]) for key in data.files}
+    arrays = {key: a.float() if a.dtype == torch.float16 else a for key, a in arrays.items()}
+    return info, arrays, load_file(path)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """Training mode for the norms, test mode for everything that draws."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "DropPath":
+            module.eval()
+    return model
+
+
+def loss_and_accuracy(logits: Tensor, label_b1hw: Tensor, weight_bhw: Tensor | None) -> tuple[Tensor, Tensor]:
+    label = label_b1hw[:, 0].long()
+    full = resize(logits, label.shape[1:], mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(full, label, ignore_index=255, reduction="none")
+    loss = (loss if weight_bhw is None else loss * weight_bhw).mean()
+    return loss, 100.0 * (full.argmax(1) == label).float().mean()
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
+    """Largest difference, relative to the largest value where that is above one."""
+    actual = actual.detach()
+    scale = max(1.0, float(expected.abs().max()))
+    error = float((actual - expected).abs().max()) / scale
+    assert error <= tolerance, f"{what}: {error:.2e} > {tolerance:.0e}"
+
+
+def check_gradients(model: nn.Module, expected: dict[str, Tensor]) -> None:
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    expected = convert_state_dict(expected)
+    assert set(expected) == set(gradients)
+    for name, value in expected.items():
+        close(gradients[name], value, 1e-4, name)
