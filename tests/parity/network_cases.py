@@ -88,3 +88,15 @@ def check_gradients(model: nn.Module, expected: dict[str, Tensor]) -> None:
     assert set(expected) == set(gradients)
     for name, value in expected.items():
         close(gradients[name], value, 1e-4, name)
+
+
+class Replay:
+    """Gives recorded draws back and checks that they are asked for in the recorded way."""
+
+    def __init__(self, draws: list[dict[str, Any]]) -> None:
+        self.draws = list(draws)
+
+    def randint(self, low: int, high: int) -> int:
+        draw = self.draws.pop(0)
+        assert [low, high] == draw["args"]
+        return draw["out"]

@@ -13,25 +13,13 @@ pytest.importorskip("safetensors")
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
-from network_cases import backbone, check_gradients, close, head, load, loss_and_accuracy, without_dropout
+from network_cases import Replay, backbone, check_gradients, close, head, load, loss_and_accuracy, without_dropout
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.checkpoint_keys import convert_state_dict
 from pipa.mmseg.networks import segmentor_outputs, teacher_logits
-
-
-class Replay:
-    """Gives recorded draws back and checks that they are asked for in the recorded way."""
-
-    def __init__(self, draws: list[dict[str, Any]]) -> None:
-        self.draws = list(draws)
-
-    def randint(self, low: int, high: int) -> int:
-        draw = self.draws.pop(0)
-        assert [low, high] == draw["args"]
-        return draw["out"]
 
 
 def build(info: dict[str, Any], state: dict[str, Tensor], crop: tuple[int, int], **test_cfg: Any) -> nn.Module:
@@ -107,6 +95,7 @@ def test_losses_gradients_and_batch_statistics(golden: Path, name: str, kind: st
 
     total = torch.zeros(())
     for part, prefix in ((fused, "decode"), (detail, "decode.hr")):
+        # The recorded run in training mode is a weighted one.
         weight = part.crop(arrays["weight"]) if kind != "eval" else None
         loss, acc = loss_and_accuracy(part.logits, part.crop(arrays["label"]), weight)
         close(part.weight * loss, torch.tensor(run["log"][f"{prefix}.loss_seg"]), 1e-4, prefix)

@@ -80,6 +80,8 @@ class HRDAHead(BaseDecodeHead):
             raise ValueError(f"HRDAHead: fixed_attention must be in [0, 1], got {fixed_attention}")
         base = {key: value for key, value in kwargs.items() if key not in ("decoder_params", "dilations")}
         several = not isinstance(base["in_channels"], int)
+        if several:
+            base.setdefault("in_index", tuple(range(len(base["in_channels"]))))
         super().__init__(**{**base, "init_cfg": None, "input_transform": "multiple_select" if several else None})
         # The two inner heads classify; this one has no weights of its own.
         del self.conv_seg
@@ -135,7 +137,9 @@ class HRDAHead(BaseDecodeHead):
         count = crops.new_zeros((1, 1, *size))
         for part, box in zip(parts, inputs.boxes, strict=True):
             y, x, _, _ = _cells(box, inputs.size, size)
-            y, x = min(y, size[0] - height), min(x, size[1] - width)
+            # A window that ends with the image ends with the map, also where a rest of a cell was rounded up.
+            y = size[0] - height if box[2] == inputs.size[0] else min(y, size[0] - height)
+            x = size[1] - width if box[3] == inputs.size[1] else min(x, size[1] - width)
             canvas[:, :, y : y + height, x : x + width] += part
             count[:, :, y : y + height, x : x + width] += 1
         if inputs.masked:
