@@ -20,11 +20,14 @@ from pipa._core import (  # noqa: E402
     ShapeError,
     __version__,
 )
+from pipa.losses import PatchContrastLoss, PixelContrastLoss  # noqa: E402
 
 __all__ = [
     "DTypeError",
     "DeviceError",
     "NonFiniteError",
+    "PatchContrastLoss",
+    "PixelContrastLoss",
     "ShapeError",
     "__version__",
     "functional",

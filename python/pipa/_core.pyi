@@ -1,7 +1,10 @@
 """Native part of pipa. Public functions are documented in `pipa.functional`."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 TORCH_BUILD: str
 __version__: str
@@ -18,3 +21,71 @@ TOY_EDITION: int
 def toy_draw(
     domain: str, indices: list[int], seed: int, height: int, width: int
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]: ...
+
+_Box = tuple[int, int, int, int]
+_State = tuple[int, int, int, int] | list[int]
+
+def contrast(
+    anchor: Tensor,
+    key: Tensor | None,
+    anchor_label: Tensor | None,
+    key_label: Tensor | None,
+    index: Tensor | None,
+    temperature: float,
+    exclude_self: bool,
+    tile: tuple[int, int] | None,
+) -> Tensor: ...
+def pixel_contrast(
+    feat: Tensor, label: Tensor, temperature: float, base_temperature: float, formulation: str
+) -> Tensor: ...
+def pixel_contrast_map(
+    embedding: Tensor,
+    label: Tensor,
+    prediction: Tensor | None,
+    settings: dict[str, Any],
+    rng: _State,
+    bank: tuple[Tensor, Tensor, Tensor] | None,
+) -> tuple[Tensor, list[int]]: ...
+def memory_bank(classes: int, capacity: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+def rng_state(seed: int, stream: int) -> list[int]: ...
+def choose_anchors(
+    label: Tensor,
+    prediction: Tensor | None,
+    priority: Tensor | None,
+    max_anchors: int,
+    max_per_class: int,
+    min_pixels: int,
+    ignore_index: int,
+    per_image: bool,
+    rng: _State,
+) -> tuple[Tensor, Tensor, list[int]]: ...
+def patch_contrast(
+    patch1: Tensor, patch2: Tensor, overlap1: _Box, overlap2: _Box, flip1: bool, flip2: bool, temperature: float
+) -> Tensor: ...
+def patch_contrast_gated(
+    feat1: Tensor,
+    feat2: Tensor,
+    bank: Tensor,
+    bank_label: Tensor,
+    label1: Tensor,
+    label2: Tensor,
+    conf1: Tensor,
+    conf2: Tensor,
+    temperature: float,
+    confidence: float,
+    chunk: int,
+) -> tuple[Tensor, Tensor]: ...
+def draw_patches(
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    min_iou: float,
+    max_iou: float,
+    flip: bool,
+    align: int,
+    rng: _State,
+) -> tuple[tuple[_Box, _Box, bool, bool], list[int]]: ...
+def crop_patches(image: Tensor, box1: _Box, box2: _Box, flip1: bool, flip2: bool) -> tuple[Tensor, Tensor]: ...
+def patch_overlap(
+    box1: _Box, box2: _Box, flip1: bool, flip2: bool, feature_size: tuple[int, int]
+) -> tuple[_Box, _Box]: ...

@@ -1,5 +1,6 @@
 //! The only place that uses pyo3. Each submodule adds its functions to `pipa._core`.
 
+mod contrast;
 mod door;
 mod toy;
 
@@ -13,5 +14,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     door::register(m)?;
     toy::register(m)?;
+    contrast::register(m)?;
     Ok(())
 }

@@ -1,0 +1,13 @@
+//! The losses. `contrast.rs` is the kernel that pixel and patch contrast share; `surrogate.rs` hangs hand-made gradients
+//! on the autograd graph.
+
+pub mod bank;
+mod class_table;
+pub mod contrast;
+mod pairs;
+pub mod patch;
+pub mod patch_gated;
+pub mod pixel;
+pub mod pixel_official;
+mod scores;
+mod surrogate;

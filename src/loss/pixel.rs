@@ -1,0 +1,172 @@
+//! Pixel contrast on embedding maps (PiPa, L_pixel): pixels of one class attract, all other pixels repel.
+//!
+//! Suffixes: B batch, D channels, H W size, P = B H W pixels, N anchors.
+
+use super::bank::MemoryBank;
+use super::contrast::{contrast_masked, Masks, Positive};
+use super::surrogate::compute_kind;
+use crate::anchors::{AnchorSampler, Anchors};
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+use crate::shape::{check_device, check_float, check_integer, check_rank};
+use tch::{Device, Kind, Tensor};
+
+pub use super::pixel_official::pixel_contrast_official;
+
+/// Which pixels are anchors and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    /// A class-balanced, seeded sample (`anchors.rs`) is both.
+    Balanced,
+    /// Every pixel that is not ignored, exactly (streamed).
+    All,
+}
+
+/// Settings of the loss. Defaults are the paper's, except `min_pixels` (see `AnchorSampler`).
+#[derive(Clone, Debug)]
+pub struct PixelContrast {
+    pub temperature: f64,
+    pub sampling: Sampling,
+    pub max_anchors: i64,
+    pub max_per_class: i64,
+    /// Classes with fewer pixels in the batch are not sampled (released code: 101, and it raises when none is left).
+    pub min_pixels: i64,
+    pub ignore_index: i64,
+}
+
+impl Default for PixelContrast {
+    fn default() -> Self {
+        Self {
+            temperature: 0.1,
+            sampling: Sampling::Balanced,
+            max_anchors: 1024,
+            max_per_class: 100,
+            min_pixels: 2,
+            ignore_index: 255,
+        }
+    }
+}
+
+impl PixelContrast {
+    /// `embedding_bdhw` [B,D,H,W] of any length per pixel; `label_bhw` class ids and `prediction_bhw` predicted ids
+    /// (hard/easy split) of any size, nearest-resized to H x W. Ignored pixels have no influence.
+    /// Without a valid anchor the loss is a zero that keeps the graph.
+    pub fn forward(
+        &self,
+        embedding_bdhw: &Tensor,
+        label_bhw: &Tensor,
+        prediction_bhw: Option<&Tensor>,
+        rng: &mut Rng,
+    ) -> Result<Tensor> {
+        self.forward_with_bank(embedding_bdhw, label_bhw, prediction_bhw, rng, None)
+    }
+
+    /// [`Self::forward`] with a memory: its features are further keys without gradient, and afterwards a balanced
+    /// sample of this batch enters it.
+    pub fn forward_with_bank(
+        &self,
+        embedding_bdhw: &Tensor,
+        label_bhw: &Tensor,
+        prediction_bhw: Option<&Tensor>,
+        rng: &mut Rng,
+        bank: Option<&mut MemoryBank>,
+    ) -> Result<Tensor> {
+        check_rank(embedding_bdhw, 4, "embedding_bdhw", "[B,D,H,W]")?;
+        check_float(embedding_bdhw, "embedding_bdhw")?;
+        let label_bhw = self.resized(label_bhw, embedding_bdhw, "label_bhw")?;
+        let prediction_bhw = prediction_bhw.map(|p| self.resized(p, embedding_bdhw, "prediction_bhw")).transpose()?;
+        let sampler = AnchorSampler {
+            max_anchors: self.max_anchors,
+            max_per_class: self.max_per_class,
+            min_pixels: self.min_pixels,
+            ignore_index: self.ignore_index,
+            per_image: false,
+        };
+        let label_p = label_bhw.f_reshape([-1])?;
+        let sample = match (self.sampling, &bank) {
+            (Sampling::All, None) => None,
+            _ => Some(sampler.draw(&label_bhw, prediction_bhw.as_ref(), rng)?),
+        };
+        let all = match self.sampling {
+            Sampling::All => Some(every_pixel(&label_p, self.ignore_index)?),
+            Sampling::Balanced => None,
+        };
+        let Some(anchors) = all.as_ref().or(sample.as_ref()) else {
+            return Err(Error::value("pixel contrast: no sampling chosen"));
+        };
+        let anchor_nd = rows_at(embedding_bdhw, &anchors.index_n)?;
+        let label_n = label_p.f_index_select(0, &anchors.index_n)?;
+        let self_n = Tensor::f_arange(label_n.size()[0], (Kind::Int64, label_n.device()))?;
+        // On the CPU there is no filler, so nothing needs masking.
+        let valid_n = (label_n.device() != Device::Cpu).then_some(&anchors.valid_n);
+        let Some(bank) = bank else {
+            let masks = Masks { anchor_n: valid_n, key_m: valid_n, tile: None };
+            let positive = Positive::Class { anchor_n: &label_n, key_m: &label_n };
+            return contrast_masked(&anchor_nd, &anchor_nd, positive, Some(&self_n), self.temperature, masks);
+        };
+
+        let anchor_nd = anchor_nd.f_to_kind(compute_kind(&anchor_nd)?)?;
+        let (bank_sd, bank_label_s, filled_s) = bank.keys()?;
+        let key_md = Tensor::f_cat(&[&anchor_nd, &bank_sd.f_to_kind(anchor_nd.f_kind()?)?], 0)?;
+        let key_label_m = Tensor::f_cat(&[&label_n, &bank_label_s], 0)?;
+        let key_valid_m = Tensor::f_cat(&[&anchors.valid_n, &filled_s], 0)?;
+        let masks = Masks { anchor_n: valid_n, key_m: Some(&key_valid_m), tile: None };
+        let positive = Positive::Class { anchor_n: &label_n, key_m: &key_label_m };
+        let loss = contrast_masked(&anchor_nd, &key_md, positive, Some(&self_n), self.temperature, masks)?;
+        if let Some(sample) = &sample {
+            let feat_nd = rows_at(&embedding_bdhw.f_detach()?, &sample.index_n)?;
+            bank.push(&feat_nd, &label_p.f_index_select(0, &sample.index_n)?, &sample.valid_n)?;
+        }
+        Ok(loss)
+    }
+
+    fn resized(&self, map_bhw: &Tensor, embedding_bdhw: &Tensor, name: &str) -> Result<Tensor> {
+        check_rank(map_bhw, 3, name, "[B,H,W]")?;
+        check_integer(map_bhw, name)?;
+        check_device(map_bhw, name, embedding_bdhw, "embedding_bdhw")?;
+        let (from, to) = (map_bhw.size(), embedding_bdhw.size());
+        if from[0] != to[0] {
+            return Err(Error::shape(format!("{name}: expected batch {} as embedding_bdhw, got {from:?}", to[0])));
+        }
+        if from[1..].contains(&0) && !to[2..].contains(&0) {
+            return Err(Error::shape(format!("{name}: expected at least one pixel, got {from:?}")));
+        }
+        nearest(&map_bhw.f_to_kind(Kind::Int64)?, to[2], to[3])
+    }
+}
+
+/// Nearest-neighbour resize of an integer map; exact for any id. Same source pixel as torch's mode "nearest".
+pub fn nearest(map_bhw: &Tensor, height: i64, width: i64) -> Result<Tensor> {
+    let mut map_bhw = map_bhw.f_alias()?;
+    for (dim, to) in [(1i64, height), (2i64, width)] {
+        let from = map_bhw.size()[dim as usize];
+        if from != to {
+            let scale = from as f32 / to as f32;
+            let source: Vec<i64> = (0..to).map(|i| ((i as f32 * scale) as i64).min(from - 1)).collect();
+            map_bhw = map_bhw.f_index_select(dim, &Tensor::f_from_slice(&source)?.f_to_device(map_bhw.device())?)?;
+        }
+    }
+    Ok(map_bhw)
+}
+
+/// All pixels that are not ignored; on an accelerator all pixels with a mask, because counting would make it wait.
+fn every_pixel(label_p: &Tensor, ignore_index: i64) -> Result<Anchors> {
+    let valid_p = label_p.f_ne(ignore_index)?;
+    if label_p.device() == Device::Cpu {
+        let index_n = valid_p.f_nonzero()?.f_reshape([-1])?;
+        let valid_n = valid_p.f_index_select(0, &index_n)?;
+        return Ok(Anchors { index_n, valid_n });
+    }
+    let index_n = Tensor::f_arange(label_p.size()[0], (Kind::Int64, label_p.device()))?;
+    Ok(Anchors { index_n, valid_n: valid_p })
+}
+
+/// Rows [N,D] of `map_bdhw` at flat row-major positions of [B,H,W], without copying the map.
+pub fn rows_at(map_bdhw: &Tensor, index_n: &Tensor) -> Result<Tensor> {
+    let size = map_bdhw.size();
+    let (h, w) = (size[2].max(1), size[3].max(1));
+    let b = index_n.f_div_scalar_mode(h * w, "floor")?;
+    let y = index_n.f_div_scalar_mode(w, "floor")?.f_remainder(h)?;
+    let x = index_n.f_remainder(w)?;
+    Ok(map_bdhw.f_permute([0, 2, 3, 1])?.f_index(&[Some(b), Some(y), Some(x)])?)
+}
