@@ -12,7 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_ENCODER = re.compile(r"^(?P<prefix>(?:.*?\.)?)(?P<part>patch_embed|block|norm)(?P<stage>[1-4])\.(?P<rest>.+)$")
+# The prefix has no numbers among its parts, so that our own `layers.0.1.0.norm1` is not taken for SegFormer's `norm1`.
+_ENCODER = re.compile(
+    r"^(?P<prefix>(?:[A-Za-z_]\w*\.)*?)(?P<part>patch_embed|block|norm)(?P<stage>[1-4])\.(?P<rest>.+)$"
+)
 # Inside a block; the projections of query, key and value become one matrix, see `convert_state_dict`.
 _BLOCK = {
     "norm1": "norm1",
