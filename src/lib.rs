@@ -1,11 +1,16 @@
 //! PiPa on libtorch tensors. See the module list below for where each concept lives.
 pub mod anchors;
+pub mod augment;
 pub mod error;
 pub mod host;
 pub mod loss;
+pub mod masking;
+pub mod mix;
 pub mod patches;
+pub mod pseudo_label;
 pub mod rng;
 pub mod shape;
+pub mod teacher;
 
 #[cfg(feature = "python")]
 mod python;

@@ -4,10 +4,12 @@
 pub mod bank;
 mod class_table;
 pub mod contrast;
+pub mod feature_distance;
 mod pairs;
 pub mod patch;
 pub mod patch_gated;
 pub mod pixel;
 pub mod pixel_official;
 mod scores;
+pub mod segmentation;
 mod surrogate;

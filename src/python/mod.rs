@@ -2,6 +2,7 @@
 
 mod contrast;
 mod door;
+mod kernels;
 mod toy;
 
 use pyo3::prelude::*;
@@ -15,5 +16,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     door::register(m)?;
     toy::register(m)?;
     contrast::register(m)?;
+    kernels::register(m)?;
     Ok(())
 }

@@ -1,0 +1,101 @@
+//! Cross entropy and pixel accuracy of segmentation logits, with ignored pixels and pixel weights.
+
+use crate::error::{Error, Result};
+use crate::host::slice::check_ids;
+use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
+use tch::{Kind, Reduction, Tensor};
+
+/// What the sum over pixels is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Average {
+    /// All pixels, ignored ones too: the released code. An image with few labels then has a small loss.
+    All,
+    /// Pixels that are not ignored.
+    Valid,
+}
+
+/// Logits [B,C,h,w] and label [B,H,W] (or [B,1,H,W]) agree; h, w are at most H, W. Returns the label as [B,H,W].
+fn check(logits: &Tensor, label: &Tensor) -> Result<Tensor> {
+    check_rank(logits, 4, "logits", "[B,C,H,W]")?;
+    check_float(logits, "logits")?;
+    check_integer(label, "label_bhw")?;
+    check_device(label, "label_bhw", logits, "logits")?;
+    let label = match label.size()[..] {
+        [_, 1, _, _] => label.f_squeeze_dim(1)?,
+        _ => label.f_detach()?,
+    };
+    check_rank(&label, 3, "label_bhw", "[B,H,W]")?;
+    let (from, to) = (logits.size(), label.size());
+    if from[0] != to[0] || from[2] > to[1] || from[3] > to[2] {
+        return Err(Error::shape(format!(
+            "logits {from:?} do not fit label_bhw {to:?}: expected the same batch, and a map that is not larger"
+        )));
+    }
+    if logits.numel() == 0 || label.numel() == 0 {
+        return Err(Error::shape(format!("logits {from:?} and label_bhw {to:?}: expected at least one pixel and class")));
+    }
+    Ok(label)
+}
+
+/// Bilinear, corners not aligned, to the label's size. Half precision is widened first.
+fn resize(logits: &Tensor, label_bhw: &Tensor) -> Result<Tensor> {
+    let logits = match logits.f_kind()? {
+        Kind::Half | Kind::BFloat16 => logits.f_to_kind(Kind::Float)?,
+        _ => logits.f_alias()?,
+    };
+    let to = &label_bhw.size()[1..];
+    if &logits.size()[2..] == to {
+        return Ok(logits);
+    }
+    Ok(logits.f_upsample_bilinear2d(to, false, None, None)?)
+}
+
+/// Number of pixels to divide by, as a 0-dim tensor that stays on its device; at least 1.
+fn divisor(label_bhw: &Tensor, ignore_index: i64, average: Average, kind: Kind) -> Result<Tensor> {
+    Ok(match average {
+        Average::All => Tensor::f_full(0i64, 1.0, (kind, label_bhw.device()))?.f_fill_(label_bhw.numel() as f64)?,
+        Average::Valid => label_bhw.f_ne(ignore_index)?.f_sum(Kind::Int64)?.f_clamp_min(1)?.f_to_kind(kind)?,
+    })
+}
+
+/// Mean over pixels of -weight log softmax(logits)[label]; 0-dim, on the graph of `logits`.
+///
+/// `logits` [B,C,h,w] are resized to the label [B,H,W]; pixels of `ignore_index` count 0; `weight_bhw` multiplies each
+/// pixel and does not change the divisor. With every pixel ignored the loss is a 0 that keeps the graph. Half precision
+/// is computed and returned in f32. On the host an id outside the classes is an error that names it.
+pub fn cross_entropy(
+    logits: &Tensor,
+    label_bhw: &Tensor,
+    weight_bhw: Option<&Tensor>,
+    ignore_index: i64,
+    average: Average,
+) -> Result<Tensor> {
+    let label = check(logits, label_bhw)?;
+    if let Some(weight) = weight_bhw {
+        check_float(weight, "weight_bhw")?;
+        check_size(weight, &label.size(), "weight_bhw")?;
+        check_device(weight, "weight_bhw", logits, "logits")?;
+    }
+    if label.device() == tch::Device::Cpu {
+        check_ids(&label, logits.size()[1], ignore_index, "label_bhw")?;
+    }
+    let full = resize(logits, &label)?;
+    let target = label.f_to_kind(Kind::Int64)?;
+    let mut loss = full.f_cross_entropy_loss::<Tensor>(&target, None, Reduction::None, ignore_index, 0.0)?;
+    if let Some(weight) = weight_bhw {
+        loss = loss.f_mul(&weight.f_to_kind(loss.f_kind()?)?)?;
+    }
+    let divisor = divisor(&label, ignore_index, average, loss.f_kind()?)?;
+    Ok(loss.f_sum(loss.f_kind()?)?.f_div(&divisor)?)
+}
+
+/// Percentage of pixels whose largest logit is the label's; 0-dim, no gradient. `Average::All` counts ignored pixels as
+/// wrong, as the released code's log does. Ties go to the lowest class.
+pub fn accuracy(logits: &Tensor, label_bhw: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {
+    let label = check(logits, label_bhw)?;
+    let full = resize(&logits.f_detach()?, &label)?;
+    let hit = full.f_argmax(1, false)?.f_eq_tensor(&label)?.f_logical_and(&label.f_ne(ignore_index)?)?;
+    let kind = full.f_kind()?;
+    let hits = hit.f_sum(Kind::Int64)?.f_to_kind(kind)?.f_mul_scalar(100.0)?;
+    Ok(hits.f_div(&divisor(&label, ignore_index, average, kind)?)?)
+}

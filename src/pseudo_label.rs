@@ -1,0 +1,147 @@
+//! Pseudo-labels of the teacher: argmax class per pixel, and one weight for the batch, the share of confident pixels.
+
+use crate::error::{Error, Result};
+use crate::host::math::exp_negative;
+use crate::host::slice::{output, view};
+use crate::host::{self, pool};
+use crate::shape::{check_device, check_float, check_rank, check_size};
+use multiversion::multiversion;
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+/// Settings. `threshold`: a pixel is confident if its softmax maximum is at least this. `ignore_top`, `ignore_bottom`:
+/// rows of weight 0 at the image's upper and lower edge (sky and bonnet).
+#[derive(Clone, Debug)]
+pub struct PseudoLabel {
+    pub threshold: f64,
+    pub ignore_top: i64,
+    pub ignore_bottom: i64,
+}
+
+impl Default for PseudoLabel {
+    fn default() -> Self {
+        Self { threshold: 0.968, ignore_top: 0, ignore_bottom: 0 }
+    }
+}
+
+impl PseudoLabel {
+    /// Logits [B,C,H,W] to label i64 [B,H,W] and weight [B,H,W] (f64 for f64 logits, else f32). `valid_mask` [B,1,H,W]
+    /// or [B,H,W] multiplies the weight. The share is taken over all pixels of the batch, before rows are cut off.
+    /// No gradient flows. Ties go to the lowest class. A pixel with a NaN logit is never confident.
+    pub fn forward(&self, logits_bchw: &Tensor, valid_mask: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        check_rank(logits_bchw, 4, "logits_bchw", "[B,C,H,W]")?;
+        check_float(logits_bchw, "logits_bchw")?;
+        if logits_bchw.numel() == 0 {
+            return Err(Error::shape(format!("logits_bchw: nothing to label in shape {:?}", logits_bchw.size())));
+        }
+        if self.threshold.is_nan() {
+            return Err(Error::value("threshold: expected a number, got NaN"));
+        }
+        if self.ignore_top < 0 || self.ignore_bottom < 0 {
+            let (top, bottom) = (self.ignore_top, self.ignore_bottom);
+            return Err(Error::value(format!("ignore_top, ignore_bottom: expected at least 0, got {top}, {bottom}")));
+        }
+        let logits = logits_bchw.f_detach()?;
+        let (label, share) = if host::fused(&[&logits]) && logits.f_kind()? != Kind::Double {
+            label_host(&logits, self.threshold as f32)?
+        } else {
+            label_ops(&logits, self.threshold)?
+        };
+        let size = label.size();
+        let mut weight = share.f_expand(&size, false)?.f_contiguous()?;
+        let height = size[1];
+        let (top, bottom) = (self.ignore_top.min(height), self.ignore_bottom.min(height));
+        let _ = weight.f_narrow(1, 0, top)?.f_zero_()?;
+        let _ = weight.f_narrow(1, height - bottom, bottom)?.f_zero_()?;
+        if let Some(mask) = valid_mask {
+            weight = weight.f_mul(&self.mask_of(mask, &label)?.f_to_kind(weight.f_kind()?)?)?;
+        }
+        Ok((label, weight))
+    }
+
+    fn mask_of(&self, mask: &Tensor, label_bhw: &Tensor) -> Result<Tensor> {
+        check_device(mask, "valid_mask", label_bhw, "logits_bchw")?;
+        let mask = match mask.size()[..] {
+            [_, 1, _, _] => mask.f_squeeze_dim(1)?,
+            _ => mask.f_detach()?,
+        };
+        check_size(&mask, &label_bhw.size(), "valid_mask")?;
+        Ok(mask)
+    }
+}
+
+/// Label, and the share as a 0-dim tensor that never visits the host.
+fn label_ops(logits: &Tensor, threshold: f64) -> Result<(Tensor, Tensor)> {
+    let kind = logits.f_kind()?;
+    let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
+    let (confidence, label) = logits.f_softmax(1, wide)?.f_max_dim(1, false)?;
+    let count = confidence.f_ge(threshold)?.f_sum(Kind::Int64)?;
+    // Divided in f64 as the released code does on the host; MPS has no f64.
+    let divide = if logits.device() == Device::Mps { Kind::Float } else { Kind::Double };
+    let share = count.f_to_kind(divide)?.f_div_scalar(label.numel() as f64)?.f_to_kind(wide)?;
+    Ok((label, share))
+}
+
+/// Pixels per block: the block's logits of about 20 classes stay in the second-level cache for the second pass.
+const BLOCK: usize = 1024;
+
+/// The same in one sweep over the logits: no probabilities are stored.
+fn label_host(logits: &Tensor, threshold: f32) -> Result<(Tensor, Tensor)> {
+    let size = logits.size();
+    let (classes, pixels) = (size[1] as usize, (size[2] * size[3]) as usize);
+    let values = view::<f32>(logits)?;
+    let mut label = output::<i64>(&[size[0], size[2], size[3]])?;
+    let label_all: &mut [i64] = &mut label;
+    let count: u64 = pool::run(|| {
+        let images = label_all.par_chunks_mut(pixels).zip(values.par_chunks(classes * pixels));
+        images
+            .map(|(label, logits)| -> u64 {
+                let blocks = label.par_chunks_mut(BLOCK).enumerate();
+                blocks.map(|(i, block)| label_block(logits, pixels, i * BLOCK, threshold, block)).sum()
+            })
+            .sum()
+    });
+    let share = (count as f64 / label.len() as f64) as f32;
+    Ok((label.into_tensor(), Tensor::f_from_slice(&[share])?.f_squeeze()?))
+}
+
+/// Labels of the pixels from `first` on in `logits` [C,pixels]; returns how many are confident.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn label_block(logits: &[f32], pixels: usize, first: usize, threshold: f32, label: &mut [i64]) -> u64 {
+    let n = label.len();
+    let mut best = [f32::NEG_INFINITY; BLOCK];
+    let mut class = [0i32; BLOCK];
+    let mut sum = [0f32; BLOCK];
+    let plane = |c: usize| &logits[c * pixels + first..c * pixels + first + n];
+    let classes = logits.len() / pixels;
+    best[..n].copy_from_slice(plane(0));
+    for c in 1..classes {
+        for ((&x, best), class) in plane(c).iter().zip(&mut best[..n]).zip(&mut class[..n]) {
+            let better = x > *best;
+            *best = if better { x } else { *best };
+            *class = if better { c as i32 } else { *class };
+        }
+    }
+    for c in 0..classes {
+        for ((&x, &best), sum) in plane(c).iter().zip(&best[..n]).zip(&mut sum[..n]) {
+            *sum += exp_negative(x - best);
+        }
+    }
+    label.iter_mut().zip(&class).for_each(|(label, &class)| *label = i64::from(class));
+    // The softmax maximum is exp(0) / sum.
+    sum[..n].iter().map(|&s| u32::from(1.0 / s >= threshold)).sum::<u32>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fused_and_libtorch_agree() {
+        let logits = Tensor::randn([2, 19, 37, 41], (Kind::Float, Device::Cpu)) * 4.0;
+        let (label, share) = label_host(&logits, 0.9).unwrap();
+        let (label2, share2) = label_ops(&logits, 0.9).unwrap();
+        assert!(label.equal(&label2));
+        assert_eq!(share.double_value(&[]), share2.double_value(&[]));
+    }
+}
