@@ -20,7 +20,9 @@ pub fn block_mask(uniform: &Tensor, ratio: f64, height: i64, width: i64) -> Resu
     check_float(uniform, "uniform")?;
     if uniform.numel() == 0 || height < 1 || width < 1 {
         let size = uniform.size();
-        return Err(Error::shape(format!("block_mask: cannot spread a grid of shape {size:?} over {height} x {width}")));
+        return Err(Error::shape(format!(
+            "block_mask: cannot spread a grid of shape {size:?} over {height} x {width}"
+        )));
     }
     let kept = uniform.f_detach()?.f_gt(ratio)?.f_to_kind(uniform.f_kind()?)?;
     Ok(kept.f_upsample_nearest2d([height, width], None, None)?)

@@ -213,7 +213,8 @@ fn mix_host<T: Element>(mask: &[i64], pixels: usize, source: &Tensor, target: &T
     let out: &mut [T] = &mut mixed;
     // A strip of the mask serves all channels of its image while it is in the cache.
     pool::run(|| {
-        let planes = out.par_chunks_mut(pixels).zip(source_values.par_chunks(pixels)).zip(target_values.par_chunks(pixels));
+        let planes =
+            out.par_chunks_mut(pixels).zip(source_values.par_chunks(pixels)).zip(target_values.par_chunks(pixels));
         planes.enumerate().for_each(|(plane, ((out, source), target))| {
             let image = plane / channels;
             let mask = &mask[image * pixels..(image + 1) * pixels];
@@ -228,4 +229,3 @@ fn mix_host<T: Element>(mask: &[i64], pixels: usize, source: &Tensor, target: &T
     });
     Ok(mixed.into_tensor())
 }
-

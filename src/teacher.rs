@@ -189,7 +189,8 @@ mod tests {
     fn shared_storage_is_averaged_in_order() {
         let base = Tensor::f_ones([8], (Kind::Float, Device::Cpu)).unwrap();
         let student = Tensor::f_zeros([8], (Kind::Float, Device::Cpu)).unwrap();
-        ema_update(&[base.shallow_clone(), base.shallow_clone()], &[student.shallow_clone(), student], 1, 0.999).unwrap();
+        ema_update(&[base.shallow_clone(), base.shallow_clone()], &[student.shallow_clone(), student], 1, 0.999)
+            .unwrap();
         assert_eq!(base.double_value(&[0]), 0.25);
     }
 

@@ -8,16 +8,58 @@ from __future__ import annotations
 from torch import Tensor
 
 from pipa import _core
+from pipa._mixing import (
+    block_mask,
+    blur_kernel_size,
+    class_mask,
+    class_mix,
+    color_jitter,
+    draw_augment,
+    draw_class_mask,
+    draw_classes,
+    gaussian_blur,
+    mask_grid,
+    pseudo_label,
+    strong_augment,
+)
+from pipa._supervision import (
+    accuracy,
+    confusion_matrix,
+    cross_entropy,
+    downscale_label,
+    ema_update,
+    feature_distance,
+    iou_from_confusion,
+)
 
 __all__: list[str] = [
+    "accuracy",
+    "block_mask",
+    "blur_kernel_size",
     "choose_anchors",
+    "class_mask",
+    "class_mix",
+    "color_jitter",
+    "confusion_matrix",
     "contrast",
     "crop_patches",
+    "cross_entropy",
+    "downscale_label",
+    "draw_augment",
+    "draw_class_mask",
+    "draw_classes",
     "draw_patches",
+    "ema_update",
+    "feature_distance",
+    "gaussian_blur",
+    "iou_from_confusion",
+    "mask_grid",
     "patch_contrast",
     "patch_contrast_gated",
     "patch_overlap",
     "pixel_contrast",
+    "pseudo_label",
+    "strong_augment",
 ]
 
 Box = tuple[int, int, int, int]

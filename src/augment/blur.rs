@@ -118,7 +118,15 @@ fn reflect(i: isize, n: usize) -> usize {
 
 /// Output row `y` of a plane. `row` is scratch space: the vertical sums, with room for the reflected ends.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn blur_row(plane: &[f32], width: usize, y: usize, vertical: &[f32], horizontal: &[f32], row: &mut [f32], out: &mut [f32]) {
+fn blur_row(
+    plane: &[f32],
+    width: usize,
+    y: usize,
+    vertical: &[f32],
+    horizontal: &[f32],
+    row: &mut [f32],
+    out: &mut [f32],
+) {
     let height = plane.len() / width;
     let (ry, rx) = (vertical.len() / 2, horizontal.len() / 2);
     let mut start = 0;

@@ -3,9 +3,9 @@
 //! all three, and a hue shift only moves the hue along the hexagon of pure colours.
 
 use crate::error::{Error, Result};
+use crate::host;
 use crate::host::pool;
 use crate::host::slice::{output, view};
-use crate::host;
 use crate::shape::{check_float, check_rank};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -144,10 +144,7 @@ impl Scale {
     /// From normalised values to [0,1]. Channels beyond the third, or missing, do not meet the jitter.
     pub(super) fn new(mean: &[f64], std: &[f64]) -> Self {
         let of = |values: &[f64], i: usize, other: f64| (values.get(i).copied().unwrap_or(other) / 255.0) as f32;
-        Self {
-            factor: std::array::from_fn(|i| of(std, i, 255.0)),
-            offset: std::array::from_fn(|i| of(mean, i, 0.0)),
-        }
+        Self { factor: std::array::from_fn(|i| of(std, i, 255.0)), offset: std::array::from_fn(|i| of(mean, i, 0.0)) }
     }
 }
 

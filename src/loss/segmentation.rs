@@ -32,7 +32,9 @@ fn check(logits: &Tensor, label: &Tensor) -> Result<Tensor> {
         )));
     }
     if logits.numel() == 0 || label.numel() == 0 {
-        return Err(Error::shape(format!("logits {from:?} and label_bhw {to:?}: expected at least one pixel and class")));
+        return Err(Error::shape(format!(
+            "logits {from:?} and label_bhw {to:?}: expected at least one pixel and class"
+        )));
     }
     Ok(label)
 }
@@ -50,11 +52,14 @@ fn resize(logits: &Tensor, label_bhw: &Tensor) -> Result<Tensor> {
     Ok(logits.f_upsample_bilinear2d(to, false, None, None)?)
 }
 
-/// Number of pixels to divide by, as a 0-dim tensor that stays on its device; at least 1.
-fn divisor(label_bhw: &Tensor, ignore_index: i64, average: Average, kind: Kind) -> Result<Tensor> {
+/// `sum` over the number of pixels that count (at least 1), without a visit to the host.
+fn average_of(sum: &Tensor, label_bhw: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {
     Ok(match average {
-        Average::All => Tensor::f_full(0i64, 1.0, (kind, label_bhw.device()))?.f_fill_(label_bhw.numel() as f64)?,
-        Average::Valid => label_bhw.f_ne(ignore_index)?.f_sum(Kind::Int64)?.f_clamp_min(1)?.f_to_kind(kind)?,
+        Average::All => sum.f_div_scalar(label_bhw.numel() as f64)?,
+        Average::Valid => {
+            let count = label_bhw.f_ne(ignore_index)?.f_sum(Kind::Int64)?.f_clamp_min(1)?;
+            sum.f_div(&count.f_to_kind(sum.f_kind()?)?)?
+        }
     })
 }
 
@@ -85,8 +90,7 @@ pub fn cross_entropy(
     if let Some(weight) = weight_bhw {
         loss = loss.f_mul(&weight.f_to_kind(loss.f_kind()?)?)?;
     }
-    let divisor = divisor(&label, ignore_index, average, loss.f_kind()?)?;
-    Ok(loss.f_sum(loss.f_kind()?)?.f_div(&divisor)?)
+    average_of(&loss.f_sum(loss.f_kind()?)?, &label, ignore_index, average)
 }
 
 /// Percentage of pixels whose largest logit is the label's; 0-dim, no gradient. `Average::All` counts ignored pixels as
@@ -95,7 +99,6 @@ pub fn accuracy(logits: &Tensor, label_bhw: &Tensor, ignore_index: i64, average:
     let label = check(logits, label_bhw)?;
     let full = resize(&logits.f_detach()?, &label)?;
     let hit = full.f_argmax(1, false)?.f_eq_tensor(&label)?.f_logical_and(&label.f_ne(ignore_index)?)?;
-    let kind = full.f_kind()?;
-    let hits = hit.f_sum(Kind::Int64)?.f_to_kind(kind)?.f_mul_scalar(100.0)?;
-    Ok(hits.f_div(&divisor(&label, ignore_index, average, kind)?)?)
+    let hits = hit.f_sum(Kind::Int64)?.f_to_kind(full.f_kind()?)?.f_mul_scalar(100.0)?;
+    average_of(&hits, &label, ignore_index, average)
 }

@@ -154,7 +154,13 @@ fn mask_grid(py: Python<'_>, height: i64, width: i64, block: i64) -> PyResult<(i
 }
 
 #[pyfunction]
-fn ema_update(py: Python<'_>, teacher_params: Vec<T>, student_params: Vec<T>, iteration: i64, alpha: f64) -> PyResult<()> {
+fn ema_update(
+    py: Python<'_>,
+    teacher_params: Vec<T>,
+    student_params: Vec<T>,
+    iteration: i64,
+    alpha: f64,
+) -> PyResult<()> {
     let (teacher_params, student_params) = (tensors(teacher_params), tensors(student_params));
     enter(py, move || teacher::ema_update(&teacher_params, &student_params, iteration, alpha))
 }

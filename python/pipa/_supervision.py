@@ -1,0 +1,145 @@
+"""Segmentation losses, teacher and metrics: the functions of `pipa.functional` that compare with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipa import _core
+
+
+def cross_entropy(
+    logits: Tensor,
+    label_bhw: Tensor,
+    weight_bhw: Tensor | None = None,
+    *,
+    ignore_index: int = 255,
+    average: str = "all",
+) -> Tensor:
+    """Mean over pixels of ``-weight log softmax(logits)[label]``.
+
+    Args:
+        logits: [B, C, h, w] floating point; resized bilinearly (corners not aligned) to a larger label.
+        label_bhw: [B, H, W] or [B, 1, H, W] integers in 0..C or `ignore_index`; on the CPU another id is a ValueError.
+        weight_bhw: [B, H, W]; multiplies each pixel's loss, does not change the divisor.
+        average: ``"all"``: divided by all pixels, ignored ones too (the released code, and the default, because the
+            method's weights were tuned with it). ``"valid"``: by pixels that are not ignored.
+
+    Returns:
+        Scalar on the graph of `logits` (float32, or float64 for float64 logits); a zero that keeps the graph where
+        every pixel is ignored. First-order gradients.
+    """
+    return _core.cross_entropy(logits, label_bhw, weight_bhw, int(ignore_index), average)
+
+
+def accuracy(logits: Tensor, label_bhw: Tensor, *, ignore_index: int = 255, average: str = "all") -> Tensor:
+    """Percentage of pixels whose largest logit is the label's; arguments as for :func:`cross_entropy`.
+
+    ``average="all"`` counts ignored pixels as wrong, as the released code's log does.
+    """
+    return _core.accuracy(logits, label_bhw, int(ignore_index), average)
+
+
+def downscale_label(
+    label_b1hw: Tensor, scale: int, min_ratio: float, num_classes: int, ignore_index: int = 255
+) -> Tensor:
+    """Most frequent class of each ``scale x scale`` cell.
+
+    A cell becomes `ignore_index` if that class covers less than `min_ratio` of it, or is the ignored id. Ties go to the
+    lowest class, the ignored id coming last. Rows and columns that fill no cell are dropped.
+
+    Args:
+        label_b1hw: [B, 1, H, W] integers in 0..num_classes or `ignore_index`; on the CPU another id is a ValueError.
+
+    Returns:
+        [B, 1, H // scale, W // scale] int64.
+    """
+    return _core.downscale_label(label_b1hw, int(scale), float(min_ratio), int(num_classes), int(ignore_index))
+
+
+def feature_distance(
+    feat: Tensor,
+    feat_imagenet: Tensor,
+    label_b1hw: Tensor,
+    classes: Iterable[int] | None,
+    *,
+    min_ratio: float = 0.75,
+    num_classes: int,
+    weight: float = 0.005,
+    ignore_index: int = 255,
+) -> Tensor:
+    """DAFormer's feature distance: ``weight * mean |feat - feat_imagenet|`` over positions of the given classes.
+
+    Args:
+        feat, feat_imagenet: [B, D, H, W] floating point; the second gets no gradient.
+        label_b1hw: [B, 1, sH, sW] integers, scaled down by :func:`downscale_label`.
+        classes: positions of these classes count (thing classes); None: all positions.
+
+    Returns:
+        Scalar; a zero that keeps the graph where no position counts (the released code gives NaN).
+    """
+    chosen = None if classes is None else [int(c) for c in classes]
+    return _core.feature_distance_loss(
+        feat, feat_imagenet, label_b1hw, chosen, float(min_ratio), int(num_classes), float(weight), int(ignore_index)
+    )
+
+
+def ema_update(
+    teacher_params: Iterable[Tensor], student_params: Iterable[Tensor], iteration: int, alpha: float = 0.999
+) -> None:
+    """``teacher = a teacher + (1 - a) student`` in place, a = min(1 - 1 / (iteration + 1), alpha).
+
+    Parameters only: buffers are not the business of this function. Iteration 0 copies. Works outside any graph.
+
+    Args:
+        teacher_params, student_params: floating point tensors of equal shapes, in the same order.
+    """
+    _core.ema_update(list(teacher_params), list(student_params), int(iteration), float(alpha))
+
+
+def confusion_matrix(
+    prediction: Tensor | npt.NDArray[np.integer],
+    label: Tensor | npt.NDArray[np.integer],
+    num_classes: int,
+    ignore_index: int = 255,
+) -> Tensor:
+    """Pixel counts: rows are labels, columns predictions; pixels labelled `ignore_index` do not count.
+
+    Args:
+        prediction, label: integers of one shape (any); an id outside the classes is a ValueError.
+
+    Returns:
+        [C, C] int64 on the CPU.
+    """
+    pair = torch.as_tensor(prediction), torch.as_tensor(label)
+    return _core.confusion_matrix(pair[0], pair[1], int(num_classes), int(ignore_index))
+
+
+def iou_from_confusion(matrix_cc: Tensor | npt.NDArray[np.integer]) -> dict[str, Tensor]:
+    """Metrics of a confusion matrix, as fractions in float64; NaN for a class that is in neither label nor prediction.
+
+    Returns:
+        ``aAcc`` (share of right pixels), ``mIoU`` (mean of the IoU that are not NaN), and per class ``IoU``, ``Acc``
+        (= ``Recall``), ``Dice`` (= ``Fscore``), ``Precision``.
+    """
+    matrix = torch.as_tensor(matrix_cc).double()
+    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise _core.ShapeError(f"matrix_cc: expected [C,C], got shape {list(matrix.shape)}")
+    hit, labelled, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
+    iou = hit / (labelled + predicted - hit)
+    recall, precision = hit / labelled, hit / predicted
+    dice = 2 * hit / (labelled + predicted)
+    return {
+        "aAcc": hit.sum() / matrix.sum(),
+        "mIoU": iou.nanmean(),
+        "IoU": iou,
+        "Acc": recall,
+        "Dice": dice,
+        "Fscore": 2 * precision * recall / (precision + recall),
+        "Precision": precision,
+        "Recall": recall,
+    }
