@@ -8,7 +8,7 @@ pub fn exp_negative(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + SHIFT;
     let n = shifted - SHIFT;
     // ln 2 in two parts, so that the remainder is exact
-    let r = (x - n * 0.693_359_375) - n * -2.121_944_4e-4;
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
     let mut p = 1.987_569_1e-4_f32;
     p = p * r + 1.398_199_9e-3;
     p = p * r + 8.333_452e-3;

@@ -104,11 +104,11 @@ fn most_frequent<'a, T: Id>(rows: impl Iterator<Item = &'a [T]>, counts: &mut [u
         }
     }
     let (mut class, mut count) = (low, counts[low]);
-    for c in low..=high {
-        if counts[c] > count {
-            (class, count) = (c, counts[c]);
+    for (c, n) in counts.iter_mut().enumerate().take(high + 1).skip(low) {
+        if *n > count {
+            (class, count) = (c, *n);
         }
-        counts[c] = 0;
+        *n = 0;
     }
     (class as i64, count)
 }
