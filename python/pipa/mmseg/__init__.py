@@ -13,6 +13,7 @@ from pipa.mmseg.datasets import (
     GTADataset,
     SynthiaDataset,
 )
+from pipa.mmseg.deeplab_v2_head import DeepLabV2Head
 from pipa.mmseg.draws import DrawSampler, SeededDataset
 from pipa.mmseg.folder import FolderDataset
 from pipa.mmseg.hrda_head import HRDAHead
@@ -29,6 +30,7 @@ __all__ = [
     "CityscapesDomainDataset",
     "DAFormerHead",
     "DarkZurichDomainDataset",
+    "DeepLabV2Head",
     "DomainIoUMetric",
     "DrawSampler",
     "FolderDataset",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,15 +143,15 @@ def save_atomically(content: dict[str, Any], out: str | Path) -> None:
     """``torch.save`` by way of a temporary file beside ``out``: a reader sees the old file or the whole new one."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, out)
+        part.replace(out)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

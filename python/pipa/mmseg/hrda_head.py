@@ -79,6 +79,7 @@ class HRDAHead(BaseDecodeHead):
         if fixed_attention is not None and not 0 <= fixed_attention <= 1:
             raise ValueError(f"HRDAHead: fixed_attention must be in [0, 1], got {fixed_attention}")
         base = {key: value for key, value in kwargs.items() if key not in ("decoder_params", "dilations")}
+        base.setdefault("channels", base.get("num_classes"))
         several = not isinstance(base["in_channels"], int)
         if several:
             base.setdefault("in_index", tuple(range(len(base["in_channels"]))))

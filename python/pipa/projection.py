@@ -1,0 +1,70 @@
+"""Projection heads of the contrast terms (PiPa, section 3.2); they exist in training only.
+
+Shape suffixes: B batch, D channels, H W size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ProjectionHead(nn.Module):
+    """1x1 convolution, batch norm, ReLU, 1x1 convolution: encoder features to embeddings.
+
+    The embeddings are not normalised: the losses do that, whatever the norm of their input.
+
+    Args:
+        in_channels: channels of the map, or the sum over the maps if :meth:`forward` gets several.
+        out_channels: 256 for the pixel contrast, 128 for the patch contrast.
+        hidden: channels between the convolutions; ``in_channels`` if None, as in the released code.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int = 256, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = in_channels if hidden is None else hidden
+        if min(in_channels, out_channels, hidden) < 1:
+            raise ValueError(
+                f"ProjectionHead: channels must be positive, got in {in_channels}, hidden {hidden}, out {out_channels}"
+            )
+        self.in_channels = in_channels
+        self.project = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 1),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, out_channels, 1),
+        )
+
+    @classmethod
+    def for_features(
+        cls, features: Tensor | Sequence[Tensor], out_channels: int = 256, hidden: int | None = None
+    ) -> ProjectionHead:
+        """A head whose input channels are those of the given map or maps, on their device."""
+        maps = [features] if isinstance(features, Tensor) else list(features)
+        head = cls(sum(m.shape[1] for m in maps), out_channels, hidden)
+        return head.to(maps[0].device)
+
+    def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
+        """``(B, D, H, W)``, or several maps ``(B, D_i, H_i, W_i)`` with the D_i adding up, to ``(B, out, H, W)``.
+
+        Several maps are brought to the size of the first (the finest) bilinearly and concatenated.
+        """
+        x_bdhw = features if isinstance(features, Tensor) else concatenate(features)
+        if x_bdhw.dim() != 4 or x_bdhw.shape[1] != self.in_channels:
+            raise ValueError(
+                f"ProjectionHead: expected (B, {self.in_channels}, H, W), got {tuple(x_bdhw.shape)}"
+                " (build it with ProjectionHead.for_features)"
+            )
+        return self.project(x_bdhw)
+
+
+def concatenate(features: Sequence[Tensor]) -> Tensor:
+    """Maps ``(B, D_i, H_i, W_i)`` as one ``(B, sum D_i, H_0, W_0)``, the first one's size."""
+    size = features[0].shape[2:]
+    maps = [
+        m if m.shape[2:] == size else F.interpolate(m, size, mode="bilinear", align_corners=False) for m in features
+    ]
+    return torch.cat(maps, dim=1)
