@@ -147,6 +147,17 @@ def test_plain_segmentor_with_auxiliary_heads() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_features_are_those_before_the_neck() -> None:
+    neck = {"type": "FPN", "in_channels": [8, 16, 24, 32], "out_channels": 7, "num_outs": 4}
+    model = segmentor({**fcn(3, 1.0), "in_channels": 7}, neck=neck).eval()
+    image = torch.randn(1, 3, 64, 64)
+    out = segmentor_outputs(model, image)
+    assert (
+        [f.shape[1] for f in out.features] == [f.shape[1] for f in backbone_features(model, image)] == [8, 16, 24, 32]
+    )
+    torch.testing.assert_close(out.heads[0].logits, model.decode_head(model.extract_feat(image)))
+
+
 def test_cascade_puts_the_last_stage_first() -> None:
     ocr = {
         "type": "OCRHead",

@@ -21,7 +21,9 @@ from pipa.mmseg.hrda_segmentor import HRDAEncoderDecoder
 from pipa.mmseg.metrics import DomainIoUMetric
 from pipa.mmseg.mit import MiT
 from pipa.mmseg.rcs import RareClassSampling
+from pipa.mmseg.timm_backbone import TimmEncoder
 from pipa.mmseg.transforms import LoadImage, LoadLabel, PackUnlabelled, SyncCrop
+from pipa.mmseg.vit import ViTPyramid
 
 __all__ = [
     "SYNTHIA_13",
@@ -45,4 +47,6 @@ __all__ = [
     "SeededDataset",
     "SyncCrop",
     "SynthiaDataset",
+    "TimmEncoder",
+    "ViTPyramid",
 ]

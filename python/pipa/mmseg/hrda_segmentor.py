@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from pipa.mmseg.hrda_head import HRDAHead, ScaleFeatures, ScaleLogits
-from pipa.mmseg.networks import HeadOutput, Region, SegOutput, crop, loss_weight
+from pipa.mmseg.networks import HeadOutput, Maps, Region, SegOutput, crop, encode, loss_weight
 from pipa.mmseg.sliding import Draws, TorchDraws, random_box, slide, windows
 
 
@@ -29,7 +29,7 @@ class HRDAEncoderDecoder(EncoderDecoder):
         hr_crop_size: ``(height, width)`` of the detail crop in pixels; None: the whole image is the detail.
         hr_slide_inference: prediction slides over the detail; False: one pass over the whole image at full scale.
         hr_slide_overlapping: windows overlap by half, else they lie side by side.
-        feature_scale: scale of the maps :meth:`extract_feat` returns (for the ImageNet feature distance).
+        feature_scale: scale of the maps :meth:`backbone_features` returns (for the ImageNet feature distance).
         crop_coord_divisible: offsets of the detail crop are multiples of this; 8 keeps them on the cells of the context
             head (output stride 4 at scale 0.5).
         kwargs: those of ``EncoderDecoder``; ``decode_head`` is an ``HRDAHead``; ``test_cfg`` may set
@@ -73,50 +73,58 @@ class HRDAEncoderDecoder(EncoderDecoder):
     # --- features -----------------------------------------------------------------------------------------------
 
     def extract_feat(self, inputs: Tensor) -> list[Tensor]:
-        """Encoder maps of the whole image at ``feature_scale``."""
-        return self._encode(inputs, self.feature_scale)
+        """Maps for the head of the whole image at ``feature_scale``."""
+        return self._encode(inputs, self.feature_scale).head
 
-    def _encode(self, image_bchw: Tensor, scale: float) -> list[Tensor]:
+    def backbone_features(self, image_bchw: Tensor) -> list[Tensor]:
+        """Encoder maps of the whole image at ``feature_scale``."""
+        return self._encode(image_bchw, self.feature_scale).backbone
+
+    def _encode(self, image_bchw: Tensor, scale: float) -> Maps:
         if scale != 1:
             size = [max(int(length * scale), 1) for length in image_bchw.shape[2:]]
             image_bchw = resize(image_bchw, size, mode="bilinear", align_corners=self.align_corners)
-        return list(super().extract_feat(image_bchw))
+        return encode(self, image_bchw)
 
-    def _crop_features(self, image_bchw: Tensor) -> ScaleFeatures:
-        """Both scales for training: the detail is one random crop, the same for the whole batch."""
+    def _crop_scales(self, image_bchw: Tensor) -> tuple[Maps, Maps | None, ScaleFeatures]:
+        """Both scales for training (context, detail, head input): the detail is one crop, the same for the batch."""
         size = (image_bchw.shape[2], image_bchw.shape[3])
         context = self._encode(image_bchw, self.scales[0])
         if len(self.scales) == 1:
-            return ScaleFeatures(context, size)
+            return context, None, ScaleFeatures(context.head, size)
         if self.hr_crop_size is None:
-            return ScaleFeatures(context, size, self._encode(image_bchw, 1))
+            detail = self._encode(image_bchw, 1)
+            return context, detail, ScaleFeatures(context.head, size, detail.head)
         box = random_box(size, self.hr_crop_size, self.crop_coord_divisible, self.rng)
-        return ScaleFeatures(context, size, self._encode(crop(image_bchw, box), 1), [box], masked=True)
+        detail = self._encode(crop(image_bchw, box), 1)
+        return context, detail, ScaleFeatures(context.head, size, detail.head, [box], masked=True)
 
     def _slide_features(self, image_bchw: Tensor) -> ScaleFeatures:
         """Both scales for prediction: the detail covers the image."""
         size = (image_bchw.shape[2], image_bchw.shape[3])
-        context = self._encode(image_bchw, self.scales[0])
+        context = self._encode(image_bchw, self.scales[0]).head
         if len(self.scales) == 1:
             return ScaleFeatures(context, size)
         if self.hr_crop_size is None or not self.hr_slide_inference:
-            return ScaleFeatures(context, size, self._encode(image_bchw, 1))
+            return ScaleFeatures(context, size, self._encode(image_bchw, 1).head)
         divide = 2 if self.hr_slide_overlapping else 1
         boxes = windows(size, self.hr_crop_size, [max(length // divide, 1) for length in self.hr_crop_size])
         crops = torch.cat([crop(image_bchw, box) for box in boxes])
-        return ScaleFeatures(context, size, self._encode(crops, 1), boxes)
+        return ScaleFeatures(context, size, self._encode(crops, 1).head, boxes)
 
     # --- training -----------------------------------------------------------------------------------------------
 
     def segmentor_outputs(self, image_bchw: Tensor) -> SegOutput:
         """See :func:`pipa.mmseg.networks.segmentor_outputs`; heads are the fused map and the detail crop's."""
-        features = self._crop_features(image_bchw)
-        logits: ScaleLogits = self.decode_head.predict_scales(features)
-        box = features.boxes[0] if features.boxes else None
+        context, detail, scales = self._crop_scales(image_bchw)
+        logits: ScaleLogits = self.decode_head.predict_scales(scales)
+        box = scales.boxes[0] if scales.boxes else None
         heads = [HeadOutput(part, region, weight, name) for name, part, region, weight in self._supervised(logits, box)]
-        if self.feature_scale == self.scales[0]:
-            return SegOutput(heads, features.context, None, features.detail, box)
-        return SegOutput(heads, features.detail or features.context, box, features.detail, box)
+        if detail is None:
+            return SegOutput(heads, context.backbone)
+        if self.feature_scale == 1:
+            return SegOutput(heads, detail.backbone, box, detail.backbone, box)
+        return SegOutput(heads, context.backbone, None, detail.backbone, box)
 
     def _supervised(self, logits: ScaleLogits, box: Region | None) -> list[tuple[str, Tensor, Region | None, float]]:
         """(name, logits, region, weight), weights 1 - l and l with l = hr_loss_weight (HRDA, equation 10)."""
@@ -132,17 +140,18 @@ class HRDAEncoderDecoder(EncoderDecoder):
     def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Tensor]:
         """Supervised losses in mmsegmentation's form: ``decode.loss_seg`` and ``decode.hr.loss_seg``."""
         head = self.decode_head
-        logits = head.predict_scales(features := self._crop_features(inputs))
+        _, _, scales = self._crop_scales(inputs)
+        logits = head.predict_scales(scales)
         label_bhw = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).squeeze(1)
         losses: dict[str, Tensor] = {}
         # `weight` holds the configured loss_weight, which loss_decode applies itself.
-        scale = head.loss_decode.loss_weight
-        box = features.boxes[0] if features.boxes else None
+        configured = head.loss_decode.loss_weight
+        box = scales.boxes[0] if scales.boxes else None
         for name, part, region, weight in self._supervised(logits, box):
             label = crop(label_bhw, region)
             part = resize(part, label.shape[1:], mode="bilinear", align_corners=self.align_corners)
             value = head.loss_decode(part, label, ignore_index=head.ignore_index)
-            losses[f"{name}.loss_seg"] = value * (weight / scale)
+            losses[f"{name}.loss_seg"] = value * (weight / configured)
             losses[f"{name}.acc_seg"] = accuracy(part, label, ignore_index=head.ignore_index)
         return losses
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmseg.models.losses import CrossEntropyLoss
@@ -72,9 +72,9 @@ def segmentor_outputs(model: Any, image_bchw: Tensor) -> SegOutput:
     if custom is not None:
         return custom(image_bchw)
     _check_encoder_decoder(model)
-    features = list(model.extract_feat(image_bchw))
-    heads = [HeadOutput(logits, None, weight, name) for name, logits, weight in _decode(model, features)]
-    return SegOutput(heads, features)
+    maps = encode(model, image_bchw)
+    heads = [HeadOutput(logits, None, weight, name) for name, logits, weight in _decode(model, maps.head)]
+    return SegOutput(heads, maps.backbone)
 
 
 def teacher_logits(model: Any, image_bchw: Tensor) -> Tensor:
@@ -83,14 +83,27 @@ def teacher_logits(model: Any, image_bchw: Tensor) -> Tensor:
     if custom is not None:
         return custom(image_bchw)
     _check_encoder_decoder(model)
-    features = list(model.extract_feat(image_bchw))
-    _, logits, _ = _decode(model, features, auxiliary=False)[0]
+    _, logits, _ = _decode(model, encode(model, image_bchw).head, auxiliary=False)[0]
     return resize(logits, image_bchw.shape[2:], mode="bilinear", align_corners=model.align_corners)
 
 
 def backbone_features(model: Any, image_bchw: Tensor) -> list[Tensor]:
     """Encoder maps of the image, finest first; HRDA gives those of its feature scale (0.5: half the image's size)."""
-    return list(model.extract_feat(image_bchw))
+    custom = getattr(model, "backbone_features", None)
+    return encode(model, image_bchw).backbone if custom is None else custom(image_bchw)
+
+
+class Maps(NamedTuple):
+    """Encoder maps, and what the decode head gets: the same, or what the neck makes of them."""
+
+    backbone: list[Tensor]
+    head: list[Tensor]
+
+
+def encode(model: Any, image_bchw: Tensor) -> Maps:
+    """Runs encoder and neck. The losses on features use the encoder's maps: a neck has no ImageNet weights."""
+    maps = model.backbone(image_bchw)
+    return Maps(list(maps), list(model.neck(maps) if model.with_neck else maps))
 
 
 @contextmanager
@@ -127,7 +140,7 @@ def loss_weight(head: Any, name: str) -> float:
 
 
 def _check_encoder_decoder(model: nn.Module) -> None:
-    missing = [name for name in ("extract_feat", "decode_head", "align_corners") if not hasattr(model, name)]
+    missing = [name for name in ("backbone", "decode_head", "align_corners", "with_neck") if not hasattr(model, name)]
     if missing:
         raise TypeError(
             f"{type(model).__name__} is not an mmsegmentation EncoderDecoder (no {', '.join(missing)}); "
