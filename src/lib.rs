@@ -10,6 +10,7 @@ pub mod patches;
 pub mod pseudo_label;
 pub mod rng;
 pub mod shape;
+pub mod step;
 pub mod teacher;
 
 #[cfg(feature = "python")]

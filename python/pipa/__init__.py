@@ -21,12 +21,14 @@ from pipa._core import (  # noqa: E402
     __version__,
 )
 from pipa.losses import PatchContrastLoss, PixelContrastLoss  # noqa: E402
+from pipa.step import PipaStep  # noqa: E402
 
 __all__ = [
     "DTypeError",
     "DeviceError",
     "NonFiniteError",
     "PatchContrastLoss",
+    "PipaStep",
     "PixelContrastLoss",
     "ShapeError",
     "__version__",

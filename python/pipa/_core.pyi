@@ -125,3 +125,24 @@ def feature_distance_loss(
 ) -> Tensor: ...
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor: ...
 def _set_fused(on: bool) -> bool: ...
+
+class Step:
+    """Settings, counter, random numbers and memory bank of the iteration; `pipa.PipaStep` is its public face."""
+
+    def __new__(cls, settings_json: str, seed: int = 0) -> Step: ...
+    @property
+    def settings_json(self) -> str: ...
+    iteration: int
+    rng_state: list[int]
+    bank: tuple[Tensor, Tensor, Tensor] | None
+    def run(
+        self,
+        networks: Any,
+        source: Tensor,
+        source_label: Tensor,
+        target: Tensor,
+        valid_mask: Tensor | None = None,
+        draws: dict[str, Any] | None = None,
+        gradients: bool = False,
+        check_finite: bool = False,
+    ) -> tuple[list[tuple[str, Tensor]], dict[str, Any] | None]: ...

@@ -12,4 +12,4 @@ pub mod pixel;
 pub mod pixel_official;
 mod scores;
 pub mod segmentation;
-mod surrogate;
+pub(crate) mod surrogate;

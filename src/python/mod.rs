@@ -3,6 +3,7 @@
 mod contrast;
 mod door;
 mod kernels;
+mod step;
 mod toy;
 
 use pyo3::prelude::*;
@@ -17,5 +18,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     toy::register(m)?;
     contrast::register(m)?;
     kernels::register(m)?;
+    step::register(m)?;
     Ok(())
 }

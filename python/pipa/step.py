@@ -1,0 +1,201 @@
+"""Python face of the PiPa iteration, for any PyTorch network."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipa import _core
+from pipa._networks import Networks, PlainNetworks
+from pipa.projection import ProjectionHead
+
+
+def default_settings() -> dict[str, Any]:
+    """All settings of the iteration with their defaults (see docs/settings.md)."""
+    return json.loads(_core.Step("{}").settings_json)
+
+
+def native_step(settings: dict[str, Any], seed: int) -> _core.Step:
+    """Check ``settings`` and make the native step. A misspelt key is an error that names the nearest known one."""
+    known = default_settings()
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown setting {key!r}{hint} (known: {', '.join(sorted(known))})")
+    return _core.Step(json.dumps(settings), seed)
+
+
+class PipaStep(nn.Module):
+    """One PiPa iteration on any PyTorch network (method, steps 1-9).
+
+    It owns the teacher and the projection heads, adds gradients to ``student`` and to the heads, and leaves the
+    optimiser to you::
+
+        step = PipaStep(student, num_classes=19, features="backbone", feature_distance_weight=0)
+        optimizer = torch.optim.AdamW([*student.parameters(), *step.head_parameters()], lr=6e-5)
+        for (image, label), target in zip(source_loader, target_loader):
+            optimizer.zero_grad()
+            log = step(image, label, target)
+            optimizer.step()
+
+    ``state_dict()`` holds teacher, heads, iteration and random state: saving it beside student and optimiser makes
+    a resume exact.
+
+    Args:
+        student: network from images (B, 3, H, W) to logits (B, C, h, w); it may return ``(logits, features)`` or a
+            dict with ``logits`` and ``features``. Logits smaller than the label are resized by the loss.
+        num_classes: number of classes C.
+        features: name of the submodule whose output feeds the projection heads, for networks that return logits only.
+        teacher: network of the same architecture; a copy of the student when not given.
+        imagenet: frozen network with the features the student started from, for the feature distance. A copy of the
+            student at construction when not given and ``feature_distance_weight > 0``.
+        feature_channels: channels of each feature map; found by a trial pass on a 64 x 64 image when not given.
+        pixel_dim, patch_dim: channels of the two embeddings (256 and 128 in the paper).
+        projection_hidden: channels between the two convolutions of a head; None takes the sum of the feature channels,
+            as the released code does (1024 for MiT-B5).
+        backward: called with each loss instead of ``loss.backward()`` (gradient scalers, for example).
+        adapter: own subclass of :class:`pipa._networks.Networks`, for networks with several heads or crops.
+        seed: seed of every random draw of the iteration.
+        **settings: see :func:`default_settings`; an unknown key is a ``ValueError``.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        num_classes: int,
+        features: str | None = None,
+        teacher: nn.Module | None = None,
+        imagenet: nn.Module | None = None,
+        feature_channels: Sequence[int] | None = None,
+        pixel_dim: int = 256,
+        patch_dim: int = 128,
+        projection_hidden: int | None = 256,
+        backward: Callable[[Tensor], Any] | None = None,
+        adapter: Callable[..., Networks] | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self._native = native_step({"num_classes": num_classes, **settings}, seed)
+        used = self.settings
+        self.teacher = frozen_copy(student) if teacher is None else teacher.requires_grad_(False)
+        if imagenet is None and used["feature_distance_weight"] > 0:
+            imagenet = frozen_copy(student)
+        make = adapter or (lambda *args: PlainNetworks(*args, features=features))
+        # Kept out of the module tree: the student is saved by its owner, and the ImageNet model never changes.
+        trial = make(student, self.teacher, imagenet, None, None, backward)
+        wants = {"pixel": used["pixel_weight"] > 0, "patch": used["patch_weight"] > 0}
+        if feature_channels is None and any(wants.values()):
+            feature_channels = trial_channels(trial, student)
+        channels = sum(feature_channels or [])
+        self.pixel_head = ProjectionHead(channels, pixel_dim, projection_hidden) if wants["pixel"] else None
+        self.patch_head = ProjectionHead(channels, patch_dim, projection_hidden) if wants["patch"] else None
+        like = next(student.parameters(), None)
+        if like is not None:
+            for head in (self.pixel_head, self.patch_head):
+                if head is not None:
+                    head.to(like.device)
+        self._networks = make(student, self.teacher, imagenet, self.pixel_head, self.patch_head, backward)
+        self.last: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting with the value in force."""
+        return json.loads(self._native.settings_json)
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self._native.iteration
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the projection heads, for the optimiser."""
+        for head in (self.pixel_head, self.patch_head):
+            if head is not None:
+                yield from head.parameters()
+
+    def forward(
+        self,
+        source: Tensor,
+        source_label: Tensor,
+        target: Tensor,
+        *,
+        valid_mask: Tensor | None = None,
+        draws: dict[str, Any] | None = None,
+        log_gradients: bool = False,
+        check_finite: bool = False,
+    ) -> dict[str, Tensor]:
+        """Run one iteration and return its named scalars (0-dim tensors on the device, detached).
+
+        Args:
+            source: normalised images (B, 3, H, W).
+            source_label: class ids (B, H, W) or (B, 1, H, W), any integer dtype.
+            target: normalised images (B, 3, H, W), without labels.
+            valid_mask: (B, H, W) or (B, 1, H, W); 0 where pseudo-labels must weigh 0.
+            draws: recorded random draws to replay instead of new ones.
+            log_gradients: also report ``grad_norm_<term>``, the norm of the gradient each term gives the student.
+            check_finite: refuse NaN and infinite losses on accelerators too (always on for CPU tensors).
+
+        Returns:
+            ``loss`` (total), ``loss_source``, ``loss_pixel``, ``loss_feature_distance``, ``loss_mix``, ``loss_patch``,
+            ``loss_mask`` (weighted, those that are on), ``acc_source``, ``acc_mix`` (per cent), ``pseudo_weight``.
+            Panels of the iteration are in :attr:`last`.
+
+        Raises:
+            ShapeError, DTypeError, DeviceError: a tensor does not fit; the message names it.
+            NonFiniteError: a term is NaN or infinite; no parameter has been changed by it.
+        """
+        scalars, self.last = self._native.run(
+            self._networks, source, source_label, target, valid_mask, draws, log_gradients, check_finite
+        )
+        return dict(scalars)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "iteration": self._native.iteration,
+            # Words are 64-bit unsigned, which torch's containers do not hold: they travel as text.
+            "rng": [str(word) for word in self._native.rng_state],
+        }
+        bank = self._native.bank
+        if bank is not None:
+            state["bank"] = [tensor.clone() for tensor in bank]
+        return state
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self._native.iteration = state["iteration"]
+        self._native.rng_state = [int(word) for word in state["rng"]]
+        self._native.bank = tuple(state["bank"]) if "bank" in state else None
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """Deep copy without gradient."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def trial_channels(networks: Networks, student: nn.Module) -> list[int]:
+    """Channels of the student's feature maps, from a pass on a blank image."""
+    like = next(student.parameters(), torch.empty(0))
+    training = student.training
+    try:
+        with torch.no_grad():
+            maps = networks.features(student.eval(), torch.zeros(1, 3, 64, 64, device=like.device, dtype=like.dtype))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"cannot find the feature channels with a trial pass on a 64 x 64 image ({error}); pass feature_channels="
+        ) from error
+    finally:
+        student.train(training)
+    if not maps:
+        raise ValueError(
+            "the pixel and patch terms need backbone features: return (logits, features) from forward, name the layer "
+            "with features=, or set pixel_weight=0 and patch_weight=0"
+        )
+    return [m.shape[1] for m in maps]

@@ -1,0 +1,263 @@
+//! Python face of the iteration: networks that are Python objects, and the step object.
+
+use super::door::{enter, T};
+use crate::augment::{AugmentDraw, JitterDraw};
+use crate::error::{Error, Result};
+use crate::loss::bank::MemoryBank;
+use crate::patches::{BoxYX, PatchPair};
+use crate::rng::Rng;
+use crate::step::{Batch, Call, Draws, Head, MixDraw, Networks, Output, Report, Settings, Step};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use tch::Tensor;
+
+type Region = (i64, i64, i64, i64);
+
+fn to_box(region: Region) -> BoxYX {
+    BoxYX { top: region.0, left: region.1, bottom: region.2, right: region.3 }
+}
+
+fn from_box(b: BoxYX) -> Region {
+    (b.top, b.left, b.bottom, b.right)
+}
+
+/// Calls the adapter object of `pipa.step`, taking the GIL for each call and only for that.
+struct PyNetworks(Py<PyAny>);
+
+impl PyNetworks {
+    fn call<R>(&self, name: &str, arguments: Vec<Tensor>, read: impl FnOnce(Bound<'_, PyAny>) -> PyResult<R>) -> Result<R> {
+        Python::with_gil(|py| {
+            let arguments = arguments.into_iter().map(|t| T(t).into_pyobject(py)).collect::<PyResult<Vec<_>>>()?;
+            let value = self.0.bind(py).call_method1(name, PyTuple::new(py, arguments)?)?;
+            read(value)
+        })
+        .map_err(Error::from)
+    }
+
+    fn tensors(&self, name: &str, argument: &Tensor) -> Result<Vec<Tensor>> {
+        self.call(name, vec![argument.shallow_clone()], |value| {
+            Ok(value.extract::<Vec<T>>()?.into_iter().map(|t| t.0).collect())
+        })
+    }
+
+    fn tensor(&self, name: &str, argument: &Tensor) -> Result<Tensor> {
+        self.call(name, vec![argument.shallow_clone()], |value| Ok(value.extract::<T>()?.0))
+    }
+
+    fn embedding(&self, name: &str, features: &[Tensor]) -> Result<Tensor> {
+        self.call(name, features.iter().map(Tensor::shallow_clone).collect(), |value| Ok(value.extract::<T>()?.0))
+    }
+}
+
+impl Networks for PyNetworks {
+    fn student(&mut self, image_bchw: &Tensor) -> Result<Output> {
+        type Heads = Vec<(T, Option<Region>, f64)>;
+        self.call("student", vec![image_bchw.shallow_clone()], |value| {
+            let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Region)>)>()?;
+            Ok(Output {
+                heads: heads
+                    .into_iter()
+                    .map(|(logits, region, weight)| Head { logits: logits.0, region: region.map(to_box), weight })
+                    .collect(),
+                features: features.into_iter().map(|t| t.0).collect(),
+                detail: detail
+                    .map(|(features, region)| (features.into_iter().map(|t| t.0).collect(), to_box(region))),
+            })
+        })
+    }
+    fn student_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>> {
+        self.tensors("student_features", image_bchw)
+    }
+    fn teacher(&mut self, image_bchw: &Tensor) -> Result<Tensor> {
+        self.tensor("teacher", image_bchw)
+    }
+    fn imagenet(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>> {
+        self.tensors("imagenet", image_bchw)
+    }
+    fn pixel_embedding(&mut self, features: &[Tensor]) -> Result<Tensor> {
+        self.embedding("pixel_embedding", features)
+    }
+    fn patch_embedding(&mut self, features: &[Tensor]) -> Result<Tensor> {
+        self.embedding("patch_embedding", features)
+    }
+    fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        self.call("backward", vec![loss.shallow_clone()], |_| Ok(()))
+    }
+    fn gradient_norm(&mut self, loss: &Tensor) -> Result<Tensor> {
+        self.tensor("gradient_norm", loss)
+    }
+    fn parameters(&mut self) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+        self.call("parameters", vec![], |value| {
+            let (teacher, student) = value.extract::<(Vec<T>, Vec<T>)>()?;
+            Ok((teacher.into_iter().map(|t| t.0).collect(), student.into_iter().map(|t| t.0).collect()))
+        })
+    }
+}
+
+/// Native part of `pipa.PipaStep`: settings, counter, random numbers and memory bank.
+#[pyclass(name = "Step", module = "pipa._core", frozen)]
+struct PyStep(Mutex<Step>);
+
+impl PyStep {
+    /// The state. A network that asks for it in the middle of an iteration gets an error instead of a deadlock.
+    fn state(&self) -> Result<MutexGuard<'_, Step>> {
+        self.0.try_lock().map_err(|_| Error::value("the step is running: read or change it between iterations"))
+    }
+}
+
+#[pymethods]
+impl PyStep {
+    #[new]
+    #[pyo3(signature = (settings_json, seed=0))]
+    fn new(settings_json: &str, seed: u64) -> PyResult<Self> {
+        Ok(Self(Mutex::new(Step::new(Settings::from_json(settings_json)?, seed))))
+    }
+
+    /// All settings with their values, as JSON.
+    #[getter]
+    fn settings_json(&self) -> PyResult<String> {
+        serde_json::to_string(&self.state()?.settings).map_err(|e| PyValueError::new_err(e.to_string()))
+    }
+
+    #[getter]
+    fn iteration(&self) -> PyResult<i64> {
+        Ok(self.state()?.iteration)
+    }
+
+    #[setter]
+    fn set_iteration(&self, iteration: i64) -> PyResult<()> {
+        if iteration < 0 {
+            return Err(PyValueError::new_err(format!("iteration must be at least 0, got {iteration}")));
+        }
+        self.state()?.iteration = iteration;
+        Ok(())
+    }
+
+    /// Four integers that hold the whole state of the random numbers.
+    #[getter]
+    fn rng_state(&self) -> PyResult<[u64; 4]> {
+        Ok(self.state()?.rng.state())
+    }
+
+    #[setter]
+    fn set_rng_state(&self, state: [u64; 4]) -> PyResult<()> {
+        self.state()?.rng = Rng::restore(state);
+        Ok(())
+    }
+
+    /// The memory bank's features, labels and ring positions; None before its first use or when it is off.
+    #[getter]
+    fn bank(&self) -> PyResult<Option<(T, T, T)>> {
+        let state = self.state()?;
+        let share = |tensor: &Tensor| T(tensor.shallow_clone());
+        Ok(state.bank.as_ref().map(|bank| (share(&bank.feat_sd), share(&bank.label_s), share(&bank.next_c))))
+    }
+
+    #[setter]
+    fn set_bank(&self, bank: Option<(T, T, T)>) -> PyResult<()> {
+        let bank = bank.map(|(feat, label, next)| MemoryBank::from_state(feat.0, label.0, next.0)).transpose()?;
+        self.state()?.bank = bank;
+        Ok(())
+    }
+
+    /// Runs one iteration on the adapter object `networks`; returns (scalars, mixed or None).
+    #[pyo3(signature = (networks, source, source_label, target, valid_mask=None, draws=None, gradients=false, check_finite=false))]
+    #[allow(clippy::too_many_arguments)]
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        networks: Py<PyAny>,
+        source: T,
+        source_label: T,
+        target: T,
+        valid_mask: Option<T>,
+        draws: Option<Bound<'py, PyDict>>,
+        gradients: bool,
+        check_finite: bool,
+    ) -> PyResult<(Vec<(String, T)>, Option<Bound<'py, PyDict>>)> {
+        let draws = draws.map(|d| read_draws(&d)).transpose()?;
+        let batch =
+            Batch { source: source.0, source_label: source_label.0, target: target.0, valid_mask: valid_mask.map(|m| m.0) };
+        let report = enter(py, move || {
+            self.state()?.run(&mut PyNetworks(networks), &batch, Call { draws, gradients, check_finite })
+        })?;
+        give_report(py, report)
+    }
+}
+
+fn give_report(py: Python<'_>, report: Report) -> PyResult<(Vec<(String, T)>, Option<Bound<'_, PyDict>>)> {
+    let scalars = report.scalars.into_iter().map(|(name, value)| (name, T(value))).collect();
+    let Some(mixed) = report.mixed else { return Ok((scalars, None)) };
+    let dict = PyDict::new(py);
+    dict.set_item("image", T(mixed.image))?;
+    dict.set_item("label", T(mixed.label))?;
+    dict.set_item("weight", T(mixed.weight))?;
+    dict.set_item("pseudo_label", T(mixed.pseudo_label))?;
+    dict.set_item("pseudo_weight", T(mixed.pseudo_weight))?;
+    dict.set_item("mask", T(mixed.mask))?;
+    if let Some(pair) = mixed.patches {
+        dict.set_item("patches", (from_box(pair.box1), from_box(pair.box2), pair.flip1, pair.flip2))?;
+    }
+    Ok((scalars, Some(dict)))
+}
+
+/// Recorded draws: {"classes": [[..], ..], "augment": [{"jitter": {..} | None, "sigma": float | None}, ..],
+/// "patches": (box1, box2, flip1, flip2) | None, "mask": [[..], ..] | None, "mask_augment": [..]}.
+fn read_draws(draws: &Bound<'_, PyDict>) -> PyResult<Draws> {
+    const KEYS: [&str; 5] = ["classes", "augment", "patches", "mask", "mask_augment"];
+    for key in draws.keys() {
+        let key: String = key.extract()?;
+        if !KEYS.contains(&key.as_str()) {
+            return Err(PyValueError::new_err(format!("draws: unknown key '{key}', expected one of {KEYS:?}")));
+        }
+    }
+    let classes = draws.get_item("classes")?.ok_or_else(|| PyValueError::new_err("draws: 'classes' is missing"))?;
+    let given = |name: &str| -> PyResult<Option<Bound<'_, PyAny>>> {
+        Ok(draws.get_item(name)?.filter(|value| !value.is_none()))
+    };
+    let augment = given("augment")?.map(|a| read_augment(&a)).transpose()?.unwrap_or_default();
+    let patches = match given("patches")? {
+        None => None,
+        Some(value) => {
+            let (box1, box2, flip1, flip2) = value.extract::<(Region, Region, bool, bool)>()?;
+            Some(PatchPair { box1: to_box(box1), box2: to_box(box2), flip1, flip2 })
+        }
+    };
+    let mask = given("mask")?.map(|m| m.extract::<Vec<Vec<f64>>>()).transpose()?;
+    let mask_augment = given("mask_augment")?.map(|a| read_augment(&a)).transpose()?.unwrap_or_default();
+    Ok(Draws { mix: MixDraw::Classes(classes.extract()?), augment, patches, mask, mask_augment })
+}
+
+fn read_augment(list: &Bound<'_, PyAny>) -> PyResult<Vec<AugmentDraw>> {
+    let read_one = |item: Bound<'_, PyAny>| -> PyResult<AugmentDraw> {
+        let jitter = item.get_item("jitter")?;
+        let jitter = if jitter.is_none() {
+            None
+        } else {
+            let order: Vec<usize> = jitter.get_item("order")?.extract()?;
+            let order = order
+                .try_into()
+                .map_err(|o: Vec<usize>| PyValueError::new_err(format!("draws: order must have 4 entries, got {o:?}")))?;
+            let factors: BTreeMap<String, f64> = ["brightness", "contrast", "saturation", "hue"]
+                .into_iter()
+                .map(|name| Ok((name.to_string(), jitter.get_item(name)?.extract()?)))
+                .collect::<PyResult<_>>()?;
+            Some(JitterDraw {
+                brightness: factors["brightness"],
+                contrast: factors["contrast"],
+                saturation: factors["saturation"],
+                hue: factors["hue"],
+                order,
+            })
+        };
+        Ok(AugmentDraw { jitter, blur_sigma: item.get_item("sigma")?.extract()? })
+    };
+    list.try_iter()?.map(|item| read_one(item?)).collect()
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyStep>()
+}

@@ -1,0 +1,47 @@
+//! What the iteration needs of the networks. Python implements it in `python/step.rs`, the core's tests with tch.
+
+use crate::error::Result;
+use crate::patches::BoxYX;
+use tch::Tensor;
+
+/// One segmentation output of a forward pass.
+pub struct Head {
+    /// [B,C,h,w]; resized to the label by the loss.
+    pub logits: Tensor,
+    /// Part of the image it describes (HRDA's detail crop); none means the whole image.
+    pub region: Option<BoxYX>,
+    /// Factor of its cross entropy.
+    pub weight: f64,
+}
+
+/// What the student returns for one image batch.
+pub struct Output {
+    /// The first head is the main one.
+    pub heads: Vec<Head>,
+    /// Backbone features of the whole (context) image, shallow to deep, each [B,D,h,w].
+    pub features: Vec<Tensor>,
+    /// Backbone features of HRDA's detail crop and its place in the image.
+    pub detail: Option<(Vec<Tensor>, BoxYX)>,
+}
+
+/// Student, teacher, frozen ImageNet model and projection heads behind one face.
+pub trait Networks {
+    /// Student in training mode, with gradient.
+    fn student(&mut self, image_bchw: &Tensor) -> Result<Output>;
+    /// Backbone features of the student only, with gradient (the patch term needs no segmentation head).
+    fn student_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
+    /// Teacher logits [B,C,h,w], without gradient; dropout and drop-path are off.
+    fn teacher(&mut self, image_bchw: &Tensor) -> Result<Tensor>;
+    /// Features of the frozen ImageNet model, without gradient.
+    fn imagenet(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
+    /// Pixel embedding [B,D,h,w] of backbone features.
+    fn pixel_embedding(&mut self, features: &[Tensor]) -> Result<Tensor>;
+    /// Patch embedding [B,D,h,w] of backbone features.
+    fn patch_embedding(&mut self, features: &[Tensor]) -> Result<Tensor>;
+    /// Adds the gradient of `loss` to the student's and heads' parameters.
+    fn backward(&mut self, loss: &Tensor) -> Result<()>;
+    /// L2 norm of the gradient that `loss` gives the student, leaving every `.grad` alone and the graph alive.
+    fn gradient_norm(&mut self, loss: &Tensor) -> Result<Tensor>;
+    /// Parameters of teacher and student, in the same order.
+    fn parameters(&mut self) -> Result<(Vec<Tensor>, Vec<Tensor>)>;
+}
