@@ -82,7 +82,10 @@ def read_label(path: str | Path) -> np.ndarray:
     if image.format == "JPEG":
         raise DataError(f"{path}: expected a lossless label file (PNG), found a JPEG, which alters label ids")
     if image.mode in ("L", "P"):
-        return np.array(image)
+        label = np.array(image)
+        if image.mode == "L" and bit_depth(path) in (2, 4):  # Pillow stretches these greys to 0..255
+            label //= 255 // (2 ** bit_depth(path) - 1)
+        return label
     if image.mode == "1":
         return np.array(image).astype(np.uint8)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):

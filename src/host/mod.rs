@@ -4,7 +4,10 @@
 //! sends CPU tensors the libtorch way too, so that tests can compare both.
 
 pub mod confusion;
+pub mod convert;
+pub mod labels;
 pub mod math;
+pub mod png;
 pub mod pool;
 pub mod slice;
 pub mod toy;

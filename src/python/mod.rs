@@ -2,6 +2,7 @@
 
 mod contrast;
 mod door;
+mod host;
 mod kernels;
 mod step;
 mod toy;
@@ -15,6 +16,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("TORCH_BUILD", MARK.trim_start_matches("pipa-torch-build=").trim_end_matches(';'))?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     door::register(m)?;
+    host::register(m)?;
     toy::register(m)?;
     contrast::register(m)?;
     kernels::register(m)?;
