@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipa import _core
+
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -43,10 +45,18 @@ def open_image(path: str | Path) -> Image.Image:
     return image
 
 
+def _head(path: str | Path) -> bytes:
+    """The first 26 bytes, which hold what a PNG is; empty where the file cannot be read (open_image says why)."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(26)
+    except OSError:
+        return b""
+
+
 def bit_depth(path: str | Path) -> int:
     """Bits per sample of a PNG; 8 for every other format. (Pillow reduces 16-bit RGB to 8 bits without saying so.)"""
-    with open(path, "rb") as file:
-        head = file.read(26)
+    head = _head(path)
     return head[24] if head[:8] == _PNG_MAGIC and len(head) > 24 else 8
 
 
@@ -57,6 +67,13 @@ def read_image(path: str | Path, convert: bool = False) -> np.ndarray:
         convert: accept grey, palette, alpha, CMYK and 16-bit images and turn them into 8-bit colour; without it they
             are errors, because a data set that mixes them usually has a mistake in it.
     """
+    if _head(path)[:8] == _PNG_MAGIC:
+        try:
+            pixels = _core.png_read_bgr(str(path))
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from None
+        if pixels is not None:
+            return pixels
     image = open_image(path)
     if not convert:
         if image.mode != "RGB":
@@ -78,14 +95,17 @@ def read_image(path: str | Path, convert: bool = False) -> np.ndarray:
 
 def read_label(path: str | Path) -> np.ndarray:
     """Label ids as stored: uint8 or uint16 [H, W]. A palette PNG gives its indices, never its colours."""
+    head = _head(path)
+    if head[:8] == _PNG_MAGIC and head[25:26] in (b"\0", b"\3"):  # grey or palette
+        try:
+            return _core.label_read(str(path))
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from None
     image = open_image(path)
     if image.format == "JPEG":
         raise DataError(f"{path}: expected a lossless label file (PNG), found a JPEG, which alters label ids")
     if image.mode in ("L", "P"):
-        label = np.array(image)
-        if image.mode == "L" and bit_depth(path) in (2, 4):  # Pillow stretches these greys to 0..255
-            label //= 255 // (2 ** bit_depth(path) - 1)
-        return label
+        return np.array(image)
     if image.mode == "1":
         return np.array(image).astype(np.uint8)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):

@@ -91,6 +91,23 @@ pub fn read(path: &Path, channel: Channel) -> Result<LabelFile> {
     Ok(LabelFile { height, width, ids })
 }
 
+/// Pixels of an 8-bit RGB PNG as [H, W, 3] in BGR order, or None where the file is another kind of PNG.
+pub fn read_bgr(path: &Path) -> Result<Option<(usize, usize, Vec<u8>)>> {
+    let mut reader = open(path)?;
+    let info = reader.info();
+    if info.color_type != ColorType::Rgb || info.bit_depth != BitDepth::Eight || info.trns.is_some() {
+        return Ok(None);
+    }
+    let needed = reader
+        .output_buffer_size()
+        .ok_or_else(|| Error::value(format!("{}: the image is too large to decode", path.display())))?;
+    let mut pixels = vec![0; needed];
+    let frame = reader.next_frame(&mut pixels).map_err(|e| corrupt(path, e))?;
+    reader.finish().map_err(|e| corrupt(path, e))?;
+    pixels.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
+    Ok(Some((frame.height as usize, frame.width as usize, pixels)))
+}
+
 /// One id per pixel from rows that pack several into a byte, most significant first.
 fn unpack(bytes: &[u8], line: usize, width: usize, bits: usize) -> Vec<u8> {
     let mask = (1u8 << bits) - 1;

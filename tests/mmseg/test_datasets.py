@@ -21,6 +21,7 @@ from mmseg.registry import DATASETS
 from mmseg.utils import register_all_modules
 
 import pipa.mmseg  # noqa: F401
+from pipa import imagefile
 from pipa.imagefile import DataError
 from pipa.mmseg.datasets import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, inside
 from pipa.mmseg.draws import Draw, DrawSampler
@@ -50,6 +51,15 @@ def folder_config(root: Path, **kwargs: object) -> dict:
         type="FolderDataset", data_root=str(root), classes="classes.json", list_file="lists/all.txt", pipeline=LABELLED
     )
     return {**config, **kwargs}
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths that the loading transforms decode from now on."""
+    opened: list[str] = []
+    for name in ("read_image", "read_label", "read_color_label"):
+        real = getattr(imagefile, name)
+        monkeypatch.setattr(imagefile, name, lambda path, *a, real=real: opened.append(str(path)) or real(path, *a))
+    return opened
 
 
 OFFICIAL = {
@@ -116,14 +126,14 @@ def test_acdc_conditions_and_joined_layout(tmp_path: Path) -> None:
 
 def test_target_never_opens_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = layouts.folder(tmp_path / "d")
-    opened: list[str] = []
-    real = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
+    opened = watch(monkeypatch)
+    for path in (root / "labels").iterdir():
+        path.write_bytes(b"not even an image")
     dataset = DATASETS.build(folder_config(root, pipeline=UNLABELLED, unlabelled=True))
     for i in range(len(dataset)):
         dataset[i]
     assert len(opened) == 4
-    assert not any("/labels/" in path for path in opened)
+    assert {Path(path).parent.name for path in opened} == {"images"}
     with pytest.raises(DataError, match="unlabelled"):
         DATASETS.build(folder_config(root, unlabelled=True))[0]
 
@@ -309,9 +319,7 @@ def test_rare_class_is_drawn_cropped_and_decoded_once(tmp_path: Path, monkeypatc
     share = np.mean([c == 2 for _, c in wanted])
     assert abs(share - dataset.probabilities[dataset.classes.index(2)]) < 0.08
     assert share > 0.9  # T = 0.01 leaves the frequent classes next to nothing
-    opened: list[str] = []
-    real = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
+    opened = watch(monkeypatch)
     crops = []
     cut = SyncCrop.transform
     monkeypatch.setattr(SyncCrop, "transform", lambda self, r: crops.append(1) or cut(self, r))
