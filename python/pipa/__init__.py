@@ -12,7 +12,7 @@ _abi.check()
 
 import torch as _torch  # noqa: E402, F401  (loads libtorch, which _core links to)
 
-from pipa import functional, toy  # noqa: E402
+from pipa import functional, toy, viz  # noqa: E402
 from pipa._core import (  # noqa: E402
     DeviceError,
     DTypeError,
@@ -34,4 +34,5 @@ __all__ = [
     "__version__",
     "functional",
     "toy",
+    "viz",
 ]

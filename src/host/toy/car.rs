@@ -41,10 +41,17 @@ impl Car {
             return;
         }
         let (left, right) = (self.x - self.width / 2.0, self.x + self.width / 2.0);
-        canvas.fill(camera.area(left, right, self.height, self.z), |px, py| {
-            let (x, y) = camera.on_front(px, py, self.z);
-            self.end((x - self.x) / (self.width / 2.0), y, look).map(|rgb| self.sample(rgb, self.z))
-        });
+        let (a, b) = (self.z + self.cabin.0 * self.length, self.z + self.cabin.1 * self.length);
+        let facing = |canvas: &mut Canvas, z: f32, heights: std::ops::Range<f32>| {
+            canvas.fill(camera.area(left, right, self.height, z), |px, py| {
+                let (x, y) = camera.on_front(px, py, z);
+                let rgb = self.end((x - self.x) / (self.width / 2.0), y, look).filter(|_| heights.contains(&y))?;
+                Some(self.sample(rgb, z))
+            });
+        };
+        facing(canvas, self.z, 0.0..self.deck);
+        self.top(camera, canvas, self.deck, (self.z, a), self.width / 2.0);
+        facing(canvas, a, self.deck..self.height);
         let wall = if self.x > 0.0 { left } else { right };
         // Only a side that the camera can see; right above the middle neither is.
         if wall * self.x > 0.0 {
@@ -58,9 +65,8 @@ impl Car {
                 self.side((z - self.z) / self.length, y, look).map(|rgb| self.sample(scale(rgb, light), z))
             });
         }
-        let (a, b) = (self.z + self.cabin.0 * self.length, self.z + self.cabin.1 * self.length);
         self.top(camera, canvas, self.height, (a, b), 0.42 * self.width);
-        self.top(camera, canvas, self.deck, (self.z, self.z + self.length), self.width / 2.0);
+        self.top(camera, canvas, self.deck, (b, self.z + self.length), self.width / 2.0);
     }
 
     /// The horizontal plate at height `y`, seen when the camera is above it.
@@ -102,7 +108,7 @@ impl Car {
             return (y > 0.0 && side > 0.62 && side < 0.95).then_some(TYRE);
         }
         if y < self.deck {
-            if side > 1.0 - 0.05 * (y / self.deck) {
+            if side > 1.0 {
                 return None;
             }
             let lamp = y > 0.62 * self.deck && y < 0.85 * self.deck && side > 0.66;
@@ -118,11 +124,11 @@ impl Car {
             return Some(self.body(u, y, look));
         }
         let up = (y - self.deck) / (self.height - self.deck);
-        let edge = 0.95 - 0.2 * up;
+        let edge = 0.99 - 0.10 * up;
         if up > 1.0 || side > edge {
             return None;
         }
-        if (0.12..0.84).contains(&up) && side < edge - 0.1 {
+        if (0.12..0.84).contains(&up) && side < edge - 0.12 {
             return Some(blend(self.glass, look.sky_low, 0.3 * up));
         }
         Some(self.body(u, y, look))
@@ -145,13 +151,13 @@ impl Car {
         }
         let (a, b) = self.cabin;
         if y > self.deck {
-            // Windscreen and rear window lean inwards.
+            // The far window leans inwards; the near one stands upright, where its own face is painted.
             let lean = 0.10 * (y - self.deck) / (self.height - self.deck);
-            if s < a + lean || s > b - lean {
+            if s < a || s > b - lean {
                 return None;
             }
             let up = (y - self.deck) / (self.height - self.deck);
-            let pillar = (s - (a + b) / 2.0).abs() < 0.015 || s < a + lean + 0.03 || s > b - lean - 0.03;
+            let pillar = (s - (a + b) / 2.0).abs() < 0.015 || s < a + 0.03 || s > b - lean - 0.03;
             if (0.08..0.82).contains(&up) && !pillar {
                 return Some(blend(self.glass, look.sky_low, 0.25 * up));
             }

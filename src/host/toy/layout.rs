@@ -17,7 +17,7 @@ use crate::rng::Rng;
 const NEAR: f32 = 4.5;
 /// Houses line the street up to here; small things only up to the second distance, where they span a few pixels.
 const FAR: f32 = 90.0;
-const FAR_SMALL: f32 = 40.0;
+const FAR_SMALL: f32 = 30.0;
 
 enum Thing {
     Building(Building),
@@ -270,9 +270,9 @@ impl Author<'_> {
                         x,
                         z,
                         height,
-                        half: if tall { self.within(0.10, 0.16) } else { self.within(0.07, 0.11) },
+                        half: if tall { self.within(0.17, 0.25) } else { self.within(0.12, 0.16) },
                         head,
-                        plate: self.within(0.42, 0.6),
+                        plate: self.within(0.55, 0.85),
                         rgb: tint(self.rng, p.metal, p.spread)?,
                         plate_rgb: tint(self.rng, p.sign, p.spread)?,
                     }));
@@ -339,7 +339,7 @@ impl Author<'_> {
         let mut things = Vec::new();
         let (least, most) = self.plan.persons;
         for _ in 0..least + self.rng.below(most - least + 1)? {
-            let z = self.within(5.5, 24.0);
+            let z = self.within(NEAR, 16.0);
             let side = if chance(self.rng, 0.5) { 1.0 } else { -1.0 };
             let lateral = if chance(self.rng, self.plan.jaywalk) {
                 self.within(-1.0, 1.0) * self.ground.road_half
@@ -352,7 +352,7 @@ impl Author<'_> {
                 x,
                 z,
                 height: self.within(1.5, 1.92),
-                stride: self.within(0.0, 0.14),
+                stride: self.within(0.0, 0.09),
                 girth: self.within(0.11, 0.15),
                 coat: chance(self.rng, 0.3),
                 bag: chance(self.rng, 0.3),

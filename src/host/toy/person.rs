@@ -73,7 +73,7 @@ impl Person {
                 return Some(if v < 0.48 { self.skin } else { scale(self.upper, 0.88) });
             }
             let leg = segment(p, (side * 0.045, 0.50), (side * (0.05 + self.stride), 0.03));
-            if leg < 0.045 {
+            if leg < 0.052 {
                 return Some(if v < 0.05 { [0.1, 0.09, 0.09] } else { self.lower });
             }
         }
