@@ -57,7 +57,7 @@ def test_the_domains_differ_as_synthetic_and_real_do() -> None:
         return float(np.median(np.concatenate(steps)))
 
     assert saturation("source") > 1.5 * saturation("target")
-    assert sky_noise("target") > 1.5 * sky_noise("source")
+    assert sky_noise("target") > 1.2 * sky_noise("source")
 
 
 def test_write_gives_the_cityscapes_layout(tmp_path: Path) -> None:

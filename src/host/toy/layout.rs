@@ -186,16 +186,14 @@ impl Author<'_> {
     fn cars(&mut self) -> Result<Vec<Thing>> {
         let mut things = Vec::new();
         let half = self.ground.road_half;
-        let lane = 2.0 * half / self.ground.lanes as f32;
+        // Right-hand traffic: what comes towards the camera keeps left of the middle.
         let rows = [
-            (-half + 1.1, self.plan.parked, false),
-            (half - 1.1, self.plan.parked, true),
-            (-half + lane * if self.ground.lanes > 2 { 1.5 } else { 0.75 }, self.plan.moving, false),
-            (half - lane * if self.ground.lanes > 2 { 1.5 } else { 0.75 }, self.plan.moving, true),
+            (-half + 1.1, self.plan.parked, 1.0, false),
+            (half - 1.1, self.plan.parked, 1.0, true),
+            (-0.27 * half, self.plan.moving, 1.6, false),
+            (0.27 * half, self.plan.moving, 1.6, true),
         ];
-        let shift = if self.ground.lanes > 2 { 0.0 } else { 0.25 * half };
-        for (row, (lateral, density, rear)) in rows.into_iter().enumerate() {
-            let lateral = if row < 2 { lateral } else { lateral - lateral.signum() * shift };
+        for (lateral, density, spacing, rear) in rows {
             let mut z = self.within(NEAR, 12.0);
             while z < FAR_SMALL {
                 if chance(self.rng, density) && !self.in_junction(z + 2.0, 3.0) {
@@ -203,7 +201,7 @@ impl Author<'_> {
                     let x = self.camera.street(lateral + offset, z + 2.0);
                     things.push(self.car(x, z, rear, false)?);
                 }
-                z += self.within(6.0, 11.0) * if row < 2 { 1.0 } else { 1.6 };
+                z += self.within(6.0, 11.0) * spacing;
             }
         }
         if let Some((near, _)) = self.ground.junction {

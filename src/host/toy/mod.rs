@@ -25,6 +25,7 @@ mod texture;
 mod tree;
 
 use crate::error::{Error, Result};
+use crate::host::pool;
 use crate::rng::Rng;
 use rayon::prelude::*;
 
@@ -113,11 +114,7 @@ pub fn draw(domain: Domain, index: u64, seed: u64, height: usize, width: usize) 
 
 /// Draws several images of a domain in parallel.
 pub fn draw_many(domain: Domain, indices: &[u64], seed: u64, height: usize, width: usize) -> Result<Vec<Picture>> {
-    if let [index] = indices {
-        // No thread pool for one image: data workers that were forked can draw.
-        return Ok(vec![draw(domain, *index, seed, height, width)?]);
-    }
-    indices.par_iter().map(|&index| draw(domain, index, seed, height, width)).collect()
+    pool::run(|| indices.par_iter().map(|&index| draw(domain, index, seed, height, width)).collect())
 }
 
 #[cfg(test)]
