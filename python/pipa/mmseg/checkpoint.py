@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,9 @@ class CheckpointError(ValueError):
 class Report:
     """What became of every key of a checkpoint.
 
-    kind: ``"encoder"``, ``"segmentor"`` or ``"training state"``. used: (part, key in the file, our name). skipped: (key
-    in the file, reason). missing: (part, our name) of the network's parameters and buffers that the file lacks.
+    kind: ``"encoder"``, ``"segmentor"`` or ``"training state"``. part: ``"student"`` and ``"teacher"`` of a
+    training state, else ``"network"``. used: (part, key in the file, our name). skipped: (key in the file, reason).
+    missing: (part, our name) of the network's parameters and buffers that the file lacks.
     """
 
     source: str
@@ -118,8 +119,8 @@ def convert_checkpoint(
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path.name}: state_dict is a {type(state).__name__}, expected a dictionary of tensors")
     report = Report(source=path.name)
-    parts = _split(state, report)
-    if not parts.get("student") and not parts.get("teacher"):
+    parts = _split(state, model.state_dict() if model is not None else (), report)
+    if not parts:
         first = ", ".join(list(state)[:3])
         raise CheckpointError(f"{path.name}: no parameter of a known network (first keys: {first})")
     converted: dict[str, dict[str, Tensor]] = {}
@@ -128,7 +129,8 @@ def convert_checkpoint(
     if use_teacher and "teacher" not in converted:
         raise CheckpointError(f"{path.name}: holds no teacher")
     result: dict[str, Any] = {"meta": _meta(content, report)}
-    result["state_dict"] = converted["teacher" if use_teacher or "student" not in converted else "student"]
+    main = [part for part in ("student", "network") if part in converted and not use_teacher]
+    result["state_dict"] = converted[main[0] if main else "teacher"]
     if "teacher" in converted:
         result[TEACHER_KEY] = converted["teacher"]
     if out is not None:
@@ -155,7 +157,7 @@ def save_atomically(content: dict[str, Any], out: str | Path) -> None:
         raise
 
 
-def _split(state: Mapping[str, Any], report: Report) -> dict[str, dict[str, tuple[str, Tensor]]]:
+def _split(state: Mapping[str, Any], known: Container[str], report: Report) -> dict[str, dict[str, tuple[str, Tensor]]]:
     """part -> {name inside the network: (key in the file, tensor)}; everything else is noted as skipped."""
     plain = {key: key.removeprefix("module.") for key in state}
     whole = any(name.startswith("model.") for name in plain.values())
@@ -167,7 +169,7 @@ def _split(state: Mapping[str, Any], report: Report) -> dict[str, dict[str, tupl
         if not isinstance(value, Tensor):
             report.skipped.append((key, f"not a tensor ({type(value).__name__})"))
             continue
-        part: str | None = "student"
+        part: str | None = "student" if whole else "network"
         prefix = next((p for p in _PARTS if whole and name.startswith(p)), "")
         if prefix:
             part, name = _PARTS[prefix], name.removeprefix(prefix)
@@ -179,7 +181,7 @@ def _split(state: Mapping[str, Any], report: Report) -> dict[str, dict[str, tupl
         reason = next((why for start, why in _REASONS.items() if name.startswith(start)), None)
         if reason is not None:
             report.skipped.append((key, reason))
-        elif not _known(name, encoder):
+        elif not _known(name, encoder) and name not in known:
             report.skipped.append((key, "unknown name"))
         else:
             parts.setdefault(part, {})[name] = (key, value)
