@@ -92,7 +92,7 @@ def contrast(
 
     Returns:
         Scalar (float32, or float64 for float64 features). Without any anchor that has a positive: a zero that keeps
-        the graph. Gradients are first order: differentiating them again gives zero.
+        the graph. Gradients are first order: they carry no graph of their own, even with ``create_graph=True``.
 
     Raises:
         ShapeError, DTypeError, DeviceError, ValueError: an argument does not fit; the message names it.
@@ -225,7 +225,7 @@ def choose_anchors(
         per_image: groups are the classes of each image, not of the batch.
 
     Returns:
-        Flat row-major positions [N], group by group, hard ones first; and bool [N], false for filler (accelerators only:
+        Flat row-major positions [N], group by group, hard first; and bool [N], false for filler (accelerators only:
         N depends on the shapes alone there, so that the host never waits).
     """
     index, valid, _ = _core.choose_anchors(
