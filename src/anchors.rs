@@ -160,3 +160,6 @@ fn changes(x_p: &Tensor) -> Result<Tensor> {
     let rest = x_p.f_narrow(0, 1, p - 1)?.f_ne_tensor(&x_p.f_narrow(0, 0, p - 1)?)?;
     Ok(Tensor::f_cat(&[first, rest], 0)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,9 @@ pub struct PatchSampler {
     pub align: i64,
 }
 
+/// Longest image side in pixels; far above any image, so that sums of edges never overflow.
+const LARGEST: i64 = 1 << 20;
+
 /// Places `first, first + step, ...` (`count` of them) of a crop along one axis.
 #[derive(Clone, Copy, Debug)]
 struct Line {
@@ -108,39 +111,45 @@ impl PatchSampler {
         let (h, w) = self.size;
         let line = Line::new(height, h, self.align, false);
         let (line1, line2) = (Line::new(width, w, self.align, flip1), Line::new(width, w, self.align, flip2));
-        let ys: Vec<_> = line.distances(&line).into_iter().filter(|&(d, _)| self.cells(h, d, false) > 0).collect();
-        let mixed = flip1 != flip2;
-        let xs: Vec<_> = line1.distances(&line2).into_iter().filter(|&(d, _)| self.cells(w, d, mixed) > 0).collect();
-
-        let mut total = 0.0;
-        let (mut lowest, mut highest) = (f64::INFINITY, f64::NEG_INFINITY);
-        let mut options: Vec<(i64, i64, f64)> = Vec::new();
-        for &(dy, ny) in &ys {
-            for &(dx, nx) in &xs {
-                let iou = self.iou(dy, dx);
-                (lowest, highest) = (lowest.min(iou), highest.max(iou));
-                if iou >= self.min_iou - 1e-12 && iou <= self.max_iou + 1e-12 {
-                    total += ny as f64 * nx as f64;
-                    options.push((dy, dx, total));
-                }
-            }
+        let mut ys = line.distances(&line);
+        ys.retain(|&(d, _)| self.cells(h, d, (false, false)) > 0);
+        let mut xs = line1.distances(&line2);
+        xs.retain(|&(d, _)| self.cells(w, d, (flip1, flip2)) > 0);
+        if xs.is_empty() || ys.is_empty() {
+            return Err(self.impossible(
+                height,
+                width,
+                &format!("no two places on a grid of {} px share a cell", self.align),
+            ));
         }
-        if options.is_empty() {
-            let reach = if highest < lowest {
-                format!("no two places on a grid of {} px share a cell", self.align)
-            } else {
-                format!("places on a grid of {} px reach IoU {lowest:.4} to {highest:.4} with gaps", self.align)
-            };
-            return Err(Error::value(format!(
-                "patch sampler: no two {h} x {w} crops of a {height} x {width} image have an IoU in [{}, {}]: {reach}{}",
-                self.min_iou,
-                self.max_iou,
-                if self.flip { " (for the flips drawn)" } else { "" }
-            )));
+        // The IoU falls with the distance: for every dy the fitting dx are one range of the distances sorted by length.
+        xs.sort_by_key(|&(d, _)| d.abs());
+        let sums: Vec<f64> = std::iter::once(0.0).chain(xs.iter().scan(0.0, running)).collect();
+        let fitting = |dy: i64| {
+            let first = xs.partition_point(|&(dx, _)| self.iou(dy, dx) > self.max_iou + 1e-12);
+            (first, xs.partition_point(|&(dx, _)| self.iou(dy, dx) >= self.min_iou - 1e-12).max(first))
+        };
+        let weights: Vec<f64> = ys
+            .iter()
+            .map(|&(dy, pairs)| {
+                let (first, last) = fitting(dy);
+                pairs as f64 * (sums[last] - sums[first])
+            })
+            .collect();
+        let total: f64 = weights.iter().sum();
+        if total <= 0.0 {
+            let nearest = |d: &[(i64, i64)]| d.iter().map(|&(d, _)| d.abs()).min().unwrap_or(0);
+            let farthest = |d: &[(i64, i64)]| d.iter().map(|&(d, _)| d.abs()).max().unwrap_or(0);
+            let highest = self.iou(nearest(&ys), nearest(&xs));
+            let lowest = self.iou(farthest(&ys), farthest(&xs));
+            let align = self.align;
+            let reach = format!("places on a grid of {align} px reach IoU {lowest:.4} to {highest:.4}, in steps");
+            return Err(self.impossible(height, width, &reach));
         }
-        let ticket = rng.uniform(0.0, total);
-        let chosen = options.partition_point(|&(_, _, end)| end <= ticket).min(options.len() - 1);
-        let (dy, dx, _) = options[chosen];
+        let (dy, _) = ys[pick(&weights, rng.uniform(0.0, total))];
+        let (first, last) = fitting(dy);
+        let ticket = rng.uniform(sums[first], sums[last]);
+        let (dx, _) = xs[sums.partition_point(|&sum| sum <= ticket).clamp(first + 1, last) - 1];
         let place = |from: &Line, to: &Line, d: i64, rng: &mut Rng| -> Result<i64> {
             let (first, count) = from.pairs(to, d);
             Ok(first + from.step * rng.below(count as usize)? as i64)
@@ -151,11 +160,28 @@ impl PatchSampler {
         Ok(PatchPair { box1: at(top, left), box2: at(top - dy, left - dx), flip1, flip2 })
     }
 
+    fn impossible(&self, height: i64, width: i64, reach: &str) -> Error {
+        Error::value(format!(
+            "patch sampler: no two {} x {} crops of a {height} x {width} image have an IoU in [{}, {}]: {reach}{}",
+            self.size.0,
+            self.size.1,
+            self.min_iou,
+            self.max_iou,
+            if self.flip { " (for the flips drawn)" } else { "" }
+        ))
+    }
+
     fn check(&self, height: i64, width: i64) -> Result<()> {
         let (h, w) = self.size;
         if h < 1 || w < 1 || self.align < 1 {
             return Err(Error::value(format!(
                 "patch sampler: expected a positive size and align, got {h} x {w} and {}",
+                self.align
+            )));
+        }
+        if height > LARGEST || width > LARGEST || self.align > LARGEST {
+            return Err(Error::value(format!(
+                "patch sampler: image sides and align up to {LARGEST} px are handled, got {height} x {width} and {}",
                 self.align
             )));
         }
@@ -179,20 +205,38 @@ impl PatchSampler {
         shared / (2.0 * h * w - shared)
     }
 
-    /// Whole grid cells that crops at distance `d` share along an axis. `mixed`: exactly one of them is mirrored.
-    fn cells(&self, size: i64, d: i64, mixed: bool) -> i64 {
-        // Only the phase matters: an unmirrored crop starts at 0 of the grid; of a mixed pair that is the first or,
-        // seen from the other side, the second one.
-        let (start, end) = if mixed {
-            // Distances of mixed pairs are congruent to +-size; one crop starts on the grid, the other ends on it.
-            let starts_first = (d.rem_euclid(self.align) - size.rem_euclid(self.align)).rem_euclid(self.align) == 0;
-            let other = if starts_first { -d } else { d };
-            (0.max(other), size.min(other + size))
-        } else {
-            (0, size - d.abs())
+    /// Whole grid cells that two crops share along an axis, the first one `d` px after the second.
+    fn cells(&self, size: i64, d: i64, mirrored: (bool, bool)) -> i64 {
+        // Only phases matter. An unmirrored crop starts on the grid, so it may lie at 0 and the other one beside it; of
+        // two mirrored crops, which both end on the grid, the same holds from right to left.
+        let beside = match mirrored {
+            (true, false) => d,
+            (false, true) => -d,
+            _ => -d.abs(),
         };
+        let (start, end) = (0.max(beside), size.min(beside + size));
+        let (start, end) = if mirrored.0 == mirrored.1 { (0, end - start) } else { (start, end) };
         shared_cells(start, end, 0, self.align).map_or(0, |(first, last)| (last - first) / self.align)
     }
+}
+
+/// Running sum of the pair counts.
+fn running(sum: &mut f64, &(_, pairs): &(i64, i64)) -> Option<f64> {
+    *sum += pairs as f64;
+    Some(*sum)
+}
+
+/// Position of the weight that holds `ticket` when the weights are laid end to end.
+fn pick(weights: &[f64], mut ticket: f64) -> usize {
+    let mut last = 0;
+    for (i, &weight) in weights.iter().enumerate().filter(|&(_, &weight)| weight > 0.0) {
+        last = i;
+        if ticket < weight {
+            break;
+        }
+        ticket -= weight;
+    }
+    last
 }
 
 /// Largest [first, last) inside [start, end) whose ends lie on the grid `phase + k step`; None if it is empty.
@@ -220,8 +264,10 @@ impl PatchPair {
     /// Row r, column c of the first box and the corresponding cell of the second (mirrored when exactly one patch is
     /// flipped) look at the same image pixels. Cells at a ragged border that look beyond a patch are left out.
     pub fn overlap_on(&self, feature_h: i64, feature_w: i64) -> Result<(BoxYX, BoxYX)> {
+        self.box1.check_within(LARGEST, LARGEST, "box1")?;
+        self.box2.check_within(LARGEST, LARGEST, "box2")?;
         let (h, w) = (self.box1.height(), self.box1.width());
-        if h < 1 || w < 1 || (h, w) != (self.box2.height(), self.box2.width()) {
+        if (h, w) != (self.box2.height(), self.box2.width()) {
             return Err(Error::value(format!(
                 "patch pair: expected two crops of one size, got {h} x {w} and {} x {}",
                 self.box2.height(),
@@ -282,3 +328,6 @@ fn strides(size: i64, cells: i64) -> Vec<i64> {
     found.extend(powers().filter(|&s| size / s == cells));
     found
 }
+
+#[cfg(test)]
+mod tests;

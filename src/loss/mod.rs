@@ -13,3 +13,6 @@ pub mod pixel_official;
 mod scores;
 pub mod segmentation;
 pub(crate) mod surrogate;
+
+#[cfg(test)]
+mod tests;

@@ -128,7 +128,7 @@ impl PixelContrast {
         if from[0] != to[0] {
             return Err(Error::shape(format!("{name}: expected batch {} as embedding_bdhw, got {from:?}", to[0])));
         }
-        if from[1..].contains(&0) && !to[2..].contains(&0) {
+        if (from[1] == 0 && to[2] > 0) || (from[2] == 0 && to[3] > 0) {
             return Err(Error::shape(format!("{name}: expected at least one pixel, got {from:?}")));
         }
         nearest(&map_bhw.f_to_kind(Kind::Int64)?, to[2], to[3])
