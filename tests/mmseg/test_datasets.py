@@ -209,14 +209,16 @@ def test_list_entries_cannot_leave_the_root(entry: str, tmp_path: Path) -> None:
 
 
 # Draws ----------------------------------------------------------------------------------------------------------------
-def batches(config: dict, count: int, workers: int = 0, skip: int = 0, seed: int = 5, **sampler: object) -> list:
+def batches(
+    config: dict, count: int, workers: int = 0, skip: int = 0, seed: int = 5, start: str = "fork", **sampler: object
+) -> list:
     loader = Runner.build_dataloader(
         dict(
             dataset=config,
             sampler=dict(type="DrawSampler", **sampler),
             batch_size=2,
             num_workers=workers,
-            **(dict(multiprocessing_context="fork") if workers else {}),
+            **(dict(multiprocessing_context=start) if workers else {}),
         ),
         seed=seed,
     )
@@ -243,6 +245,8 @@ def test_a_resumed_stream_is_the_same_stream(rare: bool, tmp_path: Path) -> None
     for k, workers in [(0, 2), (3, 0), (5, 1)]:
         resumed = batches(config, 8 - k, workers, skip=k)
         assert all(same(a, b) for a, b in zip(whole[k:], resumed, strict=True))
+    for start in ("spawn", "forkserver") if rare else ():  # starting a process takes seconds
+        assert same(whole[4], batches(config, 1, 1, skip=4, start=start)[0])
     assert not same(whole[0], batches(config, 1, seed=6)[0])
     assert not same(whole[0], batches(config, 1, stream=1)[0])
 
