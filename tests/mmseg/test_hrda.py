@@ -234,3 +234,19 @@ def test_mmseg_interface() -> None:
 def test_wrong_settings_are_named(error: type, message: str, head: dict[str, Any], kwargs: dict[str, Any]) -> None:
     with pytest.raises(error, match=message):
         hrda(head, **kwargs)
+
+
+def test_mixed_precision_and_channels_last() -> None:
+    model = hrda().train()
+    image = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.rng = Fixed(1, 2)
+        low = segmentor_outputs(model, image)
+        full = teacher_logits(model, image)
+    model.rng = Fixed(1, 2)
+    high = segmentor_outputs(model, image)
+    for a, b in zip(low.heads, high.heads, strict=True):
+        assert (a.logits.float() - b.logits).abs().max() < 0.1 * b.logits.abs().max()
+    assert full.isfinite().all()
+    sum(h.logits.float().square().mean() for h in low.heads).backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
