@@ -103,7 +103,7 @@ def write(
     settings["edition"] = _core.TOY_EDITION
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    classes = {"classes": list(CLASSES), "palette": [list(colour) for colour in PALETTE], "ignore_index": 255}
+    classes = {"classes": list(CLASSES), "colors": [list(colour) for colour in PALETTE], "ignore_index": 255}
     _write_text(root / "classes.json", json.dumps(classes, indent=1) + "\n")
     for domain in DOMAINS:
         _write_domain(root, domain, settings, progress)

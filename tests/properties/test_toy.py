@@ -142,3 +142,32 @@ def test_write_refuses_what_it_cannot_or_must_not_write(tmp_path: Path) -> None:
         sealed.mkdir(mode=0o500)
         with pytest.raises(PermissionError, match="sealed"):
             toy.write(sealed, train=1, val=0, **SMALL)
+
+
+def test_the_ordinary_data_path_reads_it(tmp_path: Path) -> None:
+    folder = pytest.importorskip("pipa.mmseg.folder", reason="needs the extra pipa-rs[mmseg]")
+    root = toy.write(tmp_path, train=2, val=1, **SMALL)
+    suffixes = {"img_suffix": "_leftImg8bit.png", "label_suffix": "_gtFine_labelTrainIds.png"}
+    dataset = folder.FolderDataset(
+        data_root=root / "source",
+        images="leftImg8bit/train",
+        labels="gtFine/train",
+        classes=root / "classes.json",
+        pipeline=[{"type": "mmseg.LoadImageFromFile"}, {"type": "mmseg.LoadAnnotations"}],
+        **suffixes,
+    )
+    assert dataset.metainfo["classes"] == toy.CLASSES
+    assert [tuple(color) for color in dataset.metainfo["palette"]] == list(toy.PALETTE)
+    assert len(dataset) == 2
+    item = dataset[1]
+    image, label = toy.draw("source", 1, **SMALL)
+    np.testing.assert_array_equal(item["img"][..., ::-1], image)
+    np.testing.assert_array_equal(item["gt_seg_map"], label)
+    unlabelled = folder.FolderDataset(
+        data_root=root / "target",
+        images="leftImg8bit/train",
+        classes=root / "classes.json",
+        unlabelled=True,
+        **suffixes,
+    )
+    assert len(unlabelled) == 2

@@ -22,7 +22,7 @@ pub struct Ground {
     /// Zebra crossing from this depth on.
     pub crossing: Option<f32>,
     pub lanes: usize,
-    /// Grass between pavement and road (narrow) is left out; beyond the pavement there is grass on these sides.
+    /// Grass lies beyond the pavement on the left, on the right.
     pub verge: [bool; 2],
     /// How far the facades' shadow reaches into the street from the sun's side, in metres.
     pub facade_shadow: f32,
