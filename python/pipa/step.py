@@ -62,6 +62,7 @@ class PipaStep(nn.Module):
             as the released code does (1024 for MiT-B5).
         backward: called with each loss instead of ``loss.backward()`` (gradient scalers, for example).
         adapter: own subclass of :class:`pipa._networks.Networks`, for networks with several heads or crops.
+        heads: projection heads made by the caller, ``pixel_head`` and ``patch_head``; they stay the caller's.
         seed: seed of every random draw of the iteration.
         **settings: see :func:`default_settings`; an unknown key is a ``ValueError``.
     """
@@ -80,6 +81,7 @@ class PipaStep(nn.Module):
         projection_hidden: int | None = 256,
         backward: Callable[[Tensor], Any] | None = None,
         adapter: Callable[..., Networks] | None = None,
+        heads: nn.ModuleDict | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -90,20 +92,26 @@ class PipaStep(nn.Module):
         if imagenet is None and used["feature_distance_weight"] > 0:
             imagenet = frozen_copy(student)
         make = adapter or (lambda *args: PlainNetworks(*args, features=features))
-        # Kept out of the module tree: the student is saved by its owner, and the ImageNet model never changes.
-        trial = make(student, self.teacher, imagenet, None, None, backward)
-        wants = {"pixel": used["pixel_weight"] > 0, "patch": used["patch_weight"] > 0}
-        if feature_channels is None and any(wants.values()):
-            feature_channels = trial_channels(trial, student)
-        channels = sum(feature_channels or [])
-        self.pixel_head = ProjectionHead(channels, pixel_dim, projection_hidden) if wants["pixel"] else None
-        self.patch_head = ProjectionHead(channels, patch_dim, projection_hidden) if wants["patch"] else None
-        like = next(student.parameters(), None)
-        if like is not None:
-            for head in (self.pixel_head, self.patch_head):
-                if head is not None:
-                    head.to(like.device)
-        self._networks = make(student, self.teacher, imagenet, self.pixel_head, self.patch_head, backward)
+        # Student and ImageNet model stay out of the module tree: the student is saved by its owner, the other never
+        # changes. (The adapter is no module, so what it holds is not registered.)
+        wants = [name for name in ("pixel", "patch") if used[f"{name}_weight"] > 0]
+        own = heads is None
+        if own and wants:
+            if feature_channels is None:
+                trial = make(student, self.teacher, imagenet, None, None, backward)
+                feature_channels = trial_channels(trial, student)
+            dims = {"pixel": pixel_dim, "patch": patch_dim}
+            device = next((p.device for p in student.parameters()), torch.device("cpu"))
+            heads = nn.ModuleDict(
+                {f"{n}_head": ProjectionHead(sum(feature_channels), dims[n], projection_hidden) for n in wants}
+            ).to(device)
+        self.heads = heads if own else None
+        made = heads if heads is not None else {}
+        missing = [name for name in wants if f"{name}_head" not in made]
+        if missing:
+            raise ValueError(f"heads: expected {missing[0]}_head, because {missing[0]}_weight is above 0")
+        pixel, patch = (made[f"{n}_head"] if f"{n}_head" in made else None for n in ("pixel", "patch"))
+        self._networks = make(student, self.teacher, imagenet, pixel, patch, backward)
         self.last: dict[str, Any] | None = None
 
     @property
@@ -118,9 +126,8 @@ class PipaStep(nn.Module):
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the projection heads, for the optimiser."""
-        for head in (self.pixel_head, self.patch_head):
-            if head is not None:
-                yield from head.parameters()
+        if self.heads is not None:
+            yield from self.heads.parameters()
 
     def forward(
         self,

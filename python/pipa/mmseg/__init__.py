@@ -16,6 +16,7 @@ from pipa.mmseg.datasets import (
 from pipa.mmseg.deeplab_v2_head import DeepLabV2Head
 from pipa.mmseg.draws import DrawSampler, SeededDataset
 from pipa.mmseg.folder import FolderDataset
+from pipa.mmseg.hook import PipaHook
 from pipa.mmseg.hrda_head import HRDAHead
 from pipa.mmseg.hrda_segmentor import HRDAEncoderDecoder
 from pipa.mmseg.metrics import DomainIoUMetric
@@ -43,6 +44,7 @@ __all__ = [
     "LoadLabel",
     "MiT",
     "PackUnlabelled",
+    "PipaHook",
     "RareClassSampling",
     "SeededDataset",
     "SyncCrop",

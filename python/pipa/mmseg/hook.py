@@ -1,0 +1,334 @@
+"""`PipaHook` turns a supervised mmsegmentation config into a PiPa training.
+
+    custom_imports = dict(imports=["pipa.mmseg"])
+    custom_hooks = [dict(type="PipaHook", target_dataloader=dict(...))]
+
+Life cycle (mmengine's order): before_run adds the projection heads, so that the optimiser knows them; init_weights;
+load or resume, where the hook keeps what its own part of the checkpoint holds; before_train makes teacher and ImageNet
+model and takes over ``train_step``; every checkpoint carries all that an exact resume needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.loops import BaseLoop, _InfiniteDataloaderIterator
+from torch import Tensor, nn
+
+from pipa._core import NonFiniteError
+from pipa.mmseg.adapter import SegmentorNetworks
+from pipa.mmseg.evaluate import evaluate
+from pipa.mmseg.projection import feature_channels
+from pipa.step import PipaStep, default_settings, frozen_copy
+
+# Words of random numbers one iteration may use. Iteration t starts at word t * WORDS of the rank's stream, so a resumed
+# run draws what the uninterrupted one would have drawn, and no rank's state needs to be saved.
+WORDS = 2**32
+HEADS = "pipa_heads"
+
+
+@HOOKS.register_module()
+class PipaHook(Hook):
+    """Domain adaptation for any dense mmsegmentation model.
+
+    Args:
+        target_dataloader: config of the loader of unlabelled target images (its labels are never read).
+        pixel_dim, patch_dim, projection_hidden: channels of the projection heads, see :class:`pipa.PipaStep`.
+        evaluate_teacher: evaluate the teacher after the student at each validation; its metrics are logged and saved
+            under ``teacher/``, so ``save_best="teacher/mIoU"`` keeps the best teacher.
+        gradient_interval: log the gradient norm of each loss term every that many iterations; 0: never.
+        check_interval: on accelerators, look for NaN and infinite losses every that many iterations (each look costs a
+            synchronisation). CPU losses are always checked.
+        num_classes: number of classes; taken from the decode head when not given.
+        **settings: settings of the iteration, see :func:`pipa.step.default_settings`. Mean and deviation of the images
+            come from the model's data preprocessor.
+
+    Raises:
+        ValueError: gradient accumulation, an unknown setting, or source and target batches of different size.
+    """
+
+    # Before every hook that reads metrics, logs or saves.
+    priority = "HIGHEST"
+
+    def __init__(
+        self,
+        target_dataloader: dict[str, Any],
+        pixel_dim: int = 256,
+        patch_dim: int = 128,
+        projection_hidden: int | None = 256,
+        evaluate_teacher: bool = True,
+        gradient_interval: int = 0,
+        check_interval: int = 50,
+        num_classes: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self.target_cfg = target_dataloader
+        self.dims = {"pixel_dim": pixel_dim, "patch_dim": patch_dim, "projection_hidden": projection_hidden}
+        self.evaluate_teacher = evaluate_teacher
+        self.gradient_interval, self.check_interval = gradient_interval, check_interval
+        self.num_classes = num_classes
+        self.options = settings
+        self.pipa: PipaStep | None = None
+        self._saved: dict[str, Any] | None = None
+        self._imagenet: nn.Module | None = None
+        self._heads: nn.ModuleDict | None = None
+
+    # -- before training ---------------------------------------------------------------------------------------------
+
+    def before_run(self, runner: Runner) -> None:
+        if not isinstance(runner._train_loop, BaseLoop):
+            return  # validation or test: nothing of the training is needed
+        wrapper = runner.optim_wrapper
+        if getattr(wrapper, "_accumulative_counts", 1) != 1:
+            raise ValueError(
+                "PipaHook: optim_wrapper.accumulative_counts must be 1 (one iteration has several backward passes), "
+                f"got {wrapper._accumulative_counts}; use a larger batch or more processes instead"
+            )
+        core = core_model(runner)
+        native = {**default_settings(), **self._settings(core)}
+        terms = {name: native[f"{name}_weight"] > 0 for name in ("pixel", "patch")}
+        if any(terms.values()):
+            self._heads = build_heads(core, terms, self.dims)
+            core.add_module(HEADS, self._heads)
+            # The optimiser was built a moment ago, without the heads: build it again, and the schedules on it.
+            runner.optim_wrapper = runner.build_optim_wrapper(copy.deepcopy(runner.cfg.optim_wrapper))
+            if runner.cfg.get("param_scheduler") is not None:
+                runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        # The model still has the weights of init_weights here: those are the ImageNet features.
+        self._keep_imagenet(core_model(runner))
+        saved = checkpoint.get("pipa")
+        if runner._resume:
+            if saved is None:
+                raise ValueError("resume: the checkpoint holds no 'pipa' part; it was not saved by a PiPa training")
+            self._saved = saved
+        if self._heads is not None and saved is not None and "heads" in saved:
+            checkpoint["state_dict"].update({f"{HEADS}.{k}": v for k, v in saved["heads"].items()})
+
+    def before_train(self, runner: Runner) -> None:
+        core = core_model(runner)
+        self._keep_imagenet(core)
+        heads = core._modules.pop(HEADS, None)  # the teacher must not copy them
+        try:
+            self.pipa = self._build_step(core, runner.seed)
+        finally:
+            if heads is not None:
+                core.add_module(HEADS, heads)
+        if self._saved is not None:
+            self._restore(self._saved)
+            self._saved = None
+        loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
+        self._check_loaders(runner, loader)
+        for sampler in (runner.train_dataloader.sampler, loader.sampler):
+            if hasattr(sampler, "skip") and hasattr(sampler, "seed"):
+                sampler.seed = runner.seed  # the seed of the checkpoint, when this run resumes one
+        self.target = _InfiniteDataloaderIterator(loader)
+        self.target.skip_iter(runner.iter)
+        hook = self
+        runner.model.train_step = MethodType(
+            lambda _model, data, optim_wrapper: hook.step(runner, core, data, optim_wrapper), runner.model
+        )
+
+    def _keep_imagenet(self, core: nn.Module) -> None:
+        native = {**default_settings(), **self._settings(core)}
+        if self._imagenet is None and native["feature_distance_weight"] > 0:
+            heads = core._modules.pop(HEADS, None)
+            self._imagenet = frozen_copy(core)
+            if heads is not None:
+                core.add_module(HEADS, heads)
+
+    def _settings(self, core: nn.Module) -> dict[str, Any]:
+        classes = self.num_classes or main_head(core).num_classes
+        settings = {"num_classes": classes, "ignore_index": main_head(core).ignore_index, **self.options}
+        pre = core.data_preprocessor
+        if getattr(pre, "_enable_normalize", False):
+            # Grey or single-valued settings are spread over the three channels.
+            for name in ("mean", "std"):
+                settings.setdefault(name, getattr(pre, name).flatten().tolist())
+        return settings
+
+    def _build_step(self, core: nn.Module, seed: int) -> PipaStep:
+        settings = self._settings(core)
+
+        def adapter(*args: Any) -> SegmentorNetworks:
+            return SegmentorNetworks(*args)
+
+        step = PipaStep(
+            core,
+            imagenet=self._imagenet,
+            adapter=adapter,
+            heads=self._heads,
+            backward=self._backward,
+            seed=seed,
+            **settings,
+        )
+        return step.to(next(core.parameters()).device)
+
+    def _check_loaders(self, runner: Runner, target: Any) -> None:
+        source = runner.train_dataloader
+        if source.batch_size != target.batch_size:
+            raise ValueError(
+                "PipaHook: train_dataloader and target_dataloader must have one batch_size, "
+                f"got {source.batch_size} and {target.batch_size}"
+            )
+        if not hasattr(target.sampler, "skip"):
+            runner.logger.warning(
+                "PipaHook: target_dataloader's sampler cannot skip, so a resumed run repeats its data slowly; "
+                "use sampler=dict(type='DrawSampler', stream=1)"
+            )
+
+    # -- one iteration -----------------------------------------------------------------------------------------------
+
+    def _backward(self, loss: Tensor) -> None:
+        self._wrapper.backward(loss)
+
+    def step(self, runner: Runner, core: nn.Module, data: dict[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
+        """One iteration with the optimiser's step; returns the scalars for mmengine's log."""
+        assert self.pipa is not None  # made in before_train
+        self._wrapper = optim_wrapper
+        seed_iteration(self.pipa, runner.seed, runner.iter)
+        target = next(self.target)
+        source = core.data_preprocessor(data, True)
+        target = core.data_preprocessor(target, True)
+        label = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in source["data_samples"]])
+        gradients = self.gradient_interval > 0 and (runner.iter + 1) % self.gradient_interval == 0
+        check = self.check_interval > 0 and (runner.iter + 1) % self.check_interval == 0
+        try:
+            with optim_wrapper.optim_context(core):
+                log = self.pipa(
+                    source["inputs"],
+                    label,
+                    target["inputs"],
+                    valid_mask=valid_mask(target["data_samples"]),
+                    log_gradients=gradients,
+                    check_finite=check,
+                )
+        except NonFiniteError as error:
+            optim_wrapper.zero_grad()
+            files = [sample.metainfo.get("img_path") for sample in (*source["data_samples"], *target["data_samples"])]
+            raise NonFiniteError(f"{error}; images: {', '.join(map(str, files))}") from error
+        average_gradients(core)
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        return log
+
+    # -- validation and checkpoints ----------------------------------------------------------------------------------
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if self.pipa is None or not self.evaluate_teacher or metrics is None:
+            return
+        for name, value in evaluate(runner, self.pipa.teacher).items():
+            metrics[f"teacher/{name}"] = value
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        if self.pipa is None:
+            return
+        state = checkpoint["state_dict"]
+        heads = {key: state.pop(key) for key in list(state) if key.startswith(f"{HEADS}.")}
+        own = self.pipa.get_extra_state()
+        checkpoint["pipa"] = {
+            "teacher": cpu(self.pipa.teacher.state_dict()),
+            "heads": cpu({key[len(HEADS) + 1 :]: value for key, value in heads.items()}),
+            "imagenet": None if self._imagenet is None else cpu(self._imagenet.state_dict()),
+            "step": own,
+            "world_size": get_world_size(),
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        assert self.pipa is not None
+        self.pipa.teacher.load_state_dict(saved["teacher"])
+        if self._imagenet is not None:
+            if saved["imagenet"] is None:
+                raise ValueError(
+                    "resume: feature_distance_weight is above 0, but the saved training had no ImageNet model; "
+                    "resume with the settings it was started with"
+                )
+            self._imagenet.load_state_dict(saved["imagenet"])
+        self.pipa.set_extra_state(saved["step"])
+
+
+def core_model(runner: Runner) -> nn.Module:
+    """The segmentor inside a distributed wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def main_head(core: nn.Module) -> nn.Module:
+    """The decode head whose predictions count (the last one of a cascade)."""
+    head = core.decode_head
+    return head[-1] if isinstance(head, nn.ModuleList) else head
+
+
+def build_heads(core: nn.Module, terms: dict[str, bool], dims: dict[str, Any]) -> nn.ModuleDict:
+    """Projection heads of the terms that are on, with the channels of the model's own feature maps."""
+    from pipa.projection import ProjectionHead
+
+    channels = sum(feature_channels(core))
+    device = next(core.parameters()).device
+    heads = nn.ModuleDict()
+    for name, on in terms.items():
+        if on:
+            heads[f"{name}_head"] = ProjectionHead(channels, dims[f"{name}_dim"], dims["projection_hidden"])
+    return heads.to(device)
+
+
+def seed_iteration(step: PipaStep, seed: int, iteration: int) -> None:
+    """Seed every generator from (seed, rank, iteration): dropout and the iteration's own draws.
+
+    So a resumed run needs no saved generator state, and ranks draw differently on purpose.
+    """
+    rank = get_rank()
+    words = np.random.SeedSequence((seed, rank, iteration)).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])  # noqa: NPY002  (third-party layers draw from the global generator)
+    torch.manual_seed(int(words[2]) << 31 | int(words[3]) >> 1)
+    position = iteration * WORDS
+    step._native.rng_state = [seed, rank, position & (2**64 - 1), position >> 64]
+
+
+def valid_mask(samples: list[Any]) -> Tensor | None:
+    """0 on the padding of target images, None when nothing was padded."""
+    sizes = [(tuple(s.metainfo.get("img_shape", ())[:2]), tuple(s.metainfo.get("pad_shape", ())[:2])) for s in samples]
+    if all(not pad or image == pad for image, pad in sizes):
+        return None
+    height, width = sizes[0][1]
+    mask = torch.zeros(len(sizes), height, width)
+    for row, ((h, w), _) in zip(mask, sizes, strict=True):
+        row[:h, :w] = 1
+    return mask
+
+
+def average_gradients(core: nn.Module) -> None:
+    """Mean of the gradients over all processes, in one flat exchange.
+
+    The iteration has several backward passes and not every pass touches every parameter, which DDP's reducer does not
+    allow; summing once at the end is correct for every combination of terms. A parameter without gradient on one rank
+    counts as zero there.
+    """
+    world = get_world_size()
+    if world == 1:
+        return
+    parameters = [p for p in core.parameters() if p.requires_grad]
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([g.flatten().float() for g in grads])
+    all_reduce(flat)
+    flat /= world
+    for parameter, part in zip(parameters, flat.split([g.numel() for g in grads]), strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+def cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the host, for a checkpoint that loads anywhere."""
+    return {key: value.detach().cpu() for key, value in state.items()}
