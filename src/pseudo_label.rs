@@ -5,6 +5,7 @@ use crate::host::math::exp_negative;
 use crate::host::slice::{output, view};
 use crate::host::{self, pool};
 use crate::shape::{check_device, check_float, check_rank, check_size};
+use multiversion::multiversion;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -105,6 +106,7 @@ fn label_host(logits: &Tensor, threshold: f32) -> Result<(Tensor, Tensor)> {
 }
 
 /// Labels of the pixels from `first` on in `logits` [C,pixels]; returns how many are confident.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn label_block(logits: &[f32], pixels: usize, first: usize, threshold: f32, label: &mut [i64]) -> u64 {
     let n = label.len();
     let mut best = [f32::NEG_INFINITY; BLOCK];

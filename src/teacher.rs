@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::host::{self, pool};
 use crate::shape::{check_float, check_size};
+use multiversion::multiversion;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -164,6 +165,7 @@ fn cut<F>(blocks: &mut Vec<Block<F>>, teacher: &Tensor, student: &Tensor) {
     }
 }
 
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn average(teacher: &mut [f32], student: &[f32], keep: f32, take: f32) {
     if keep == 0.0 {
         return teacher.copy_from_slice(student);

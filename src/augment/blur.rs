@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::host::slice::{output, view};
 use crate::host::{self, pool};
 use crate::shape::{check_float, check_rank};
+use multiversion::multiversion;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -116,6 +117,7 @@ fn reflect(i: isize, n: usize) -> usize {
 }
 
 /// Output row `y` of a plane. `row` is scratch space: the vertical sums, with room for the reflected ends.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn blur_row(
     plane: &[f32],
     width: usize,

@@ -7,6 +7,7 @@ use crate::host;
 use crate::host::pool;
 use crate::host::slice::{output, view};
 use crate::shape::{check_float, check_rank};
+use multiversion::multiversion;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -164,6 +165,7 @@ pub(super) fn jitter_host(image: &[f32], out: &mut [f32], draw: &JitterDraw, sca
     });
 }
 
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn jitter_block(input: [&[f32]; 3], out: [&mut [f32]; 3], draw: &JitterDraw, scale: &Scale) {
     let n = input[0].len();
     let mut x = [[0f32; BLOCK]; 3];
