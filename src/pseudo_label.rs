@@ -82,7 +82,8 @@ fn label_ops(logits: &Tensor, threshold: f64) -> Result<(Tensor, Tensor)> {
     Ok((label, share))
 }
 
-/// Pixels per block: the block's logits of about 20 classes stay in the second-level cache for the second pass.
+/// Pixels per block. The block's logits are copied side by side for the second pass: where they come from, the planes of
+/// the classes often lie a power of two apart, and would push each other out of the cache.
 const BLOCK: usize = 1024;
 
 /// The same in one sweep over the logits: no probabilities are stored.
@@ -97,7 +98,11 @@ fn label_host(logits: &Tensor, threshold: f32) -> Result<(Tensor, Tensor)> {
         images
             .map(|(label, logits)| -> u64 {
                 let blocks = label.par_chunks_mut(BLOCK).enumerate();
-                blocks.map(|(i, block)| label_block(logits, pixels, i * BLOCK, threshold, block)).sum()
+                let scratch = || vec![[0f32; BLOCK]; classes];
+                let count = |held: &mut Vec<_>, (i, block): (usize, &mut [i64])| {
+                    label_block(logits, pixels, i * BLOCK, threshold, held, block)
+                };
+                blocks.map_init(scratch, count).sum()
             })
             .sum()
     });
@@ -105,31 +110,43 @@ fn label_host(logits: &Tensor, threshold: f32) -> Result<(Tensor, Tensor)> {
     Ok((label.into_tensor(), Tensor::f_from_slice(&[share])?.f_squeeze()?))
 }
 
-/// Labels of the pixels from `first` on in `logits` [C,pixels]; returns how many are confident.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn label_block(logits: &[f32], pixels: usize, first: usize, threshold: f32, label: &mut [i64]) -> u64 {
+/// Labels of the pixels from `first` on in `logits` [C,pixels]; returns how many are confident. `held`: scratch space,
+/// one row per class.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn label_block(
+    logits: &[f32],
+    pixels: usize,
+    first: usize,
+    threshold: f32,
+    held: &mut [[f32; BLOCK]],
+    label: &mut [i64],
+) -> u64 {
     let n = label.len();
     let mut best = [f32::NEG_INFINITY; BLOCK];
     let mut class = [0i32; BLOCK];
     let mut sum = [0f32; BLOCK];
-    let plane = |c: usize| &logits[c * pixels + first..c * pixels + first + n];
-    let classes = logits.len() / pixels;
-    best[..n].copy_from_slice(plane(0));
-    for c in 1..classes {
-        for ((&x, best), class) in plane(c).iter().zip(&mut best[..n]).zip(&mut class[..n]) {
+    best[..n].copy_from_slice(&logits[first..first + n]);
+    for (c, held) in held.iter_mut().enumerate() {
+        let plane = &logits[c * pixels + first..c * pixels + first + n];
+        for (((&x, held), best), class) in plane.iter().zip(held).zip(&mut best).zip(&mut class) {
             let better = x > *best;
             *best = if better { x } else { *best };
             *class = if better { c as i32 } else { *class };
+            *held = x;
         }
     }
-    for c in 0..classes {
-        for ((&x, &best), sum) in plane(c).iter().zip(&best[..n]).zip(&mut sum[..n]) {
+    for held in held.iter() {
+        for ((&x, &best), sum) in held.iter().zip(&best).zip(&mut sum) {
             *sum += exp_negative(x - best);
         }
     }
-    label.iter_mut().zip(&class).for_each(|(label, &class)| *label = i64::from(class));
-    // The softmax maximum is exp(0) / sum.
-    sum[..n].iter().map(|&s| u32::from(1.0 / s >= threshold)).sum::<u32>().into()
+    let mut count = 0u32;
+    for ((label, &class), &sum) in label.iter_mut().zip(&class).zip(&sum) {
+        *label = i64::from(class);
+        // The softmax maximum is exp(0) / sum.
+        count += u32::from(1.0 / sum >= threshold);
+    }
+    count.into()
 }
 
 #[cfg(test)]

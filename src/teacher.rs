@@ -165,12 +165,14 @@ fn cut<F>(blocks: &mut Vec<Block<F>>, teacher: &Tensor, student: &Tensor) {
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn average(teacher: &mut [f32], student: &[f32], keep: f32, take: f32) {
     if keep == 0.0 {
         return teacher.copy_from_slice(student);
     }
-    teacher.iter_mut().zip(student).for_each(|(t, &s)| *t = keep * *t + take * s);
+    for (t, &s) in teacher.iter_mut().zip(student) {
+        *t = keep * *t + take * s;
+    }
 }
 
 fn average_double(teacher: &mut [f64], student: &[f64], alpha: f64) {

@@ -117,7 +117,7 @@ fn reflect(i: isize, n: usize) -> usize {
 }
 
 /// Output row `y` of a plane. `row` is scratch space: the vertical sums, with room for the reflected ends.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn blur_row(
     plane: &[f32],
     width: usize,
@@ -138,10 +138,12 @@ fn blur_row(
             if n == STRIP {
                 let source = &plane[from..from + STRIP];
                 for i in 0..STRIP {
-                    sums[i] += w * source[i];
+                    sums[i] = w.mul_add(source[i], sums[i]);
                 }
             } else {
-                sums.iter_mut().zip(&plane[from..from + n]).for_each(|(s, &v)| *s += w * v);
+                for (s, &v) in sums.iter_mut().zip(&plane[from..from + n]) {
+                    *s += w * v;
+                }
             }
         }
         row[rx + start..rx + start + n].copy_from_slice(&sums[..n]);
@@ -159,10 +161,12 @@ fn blur_row(
             if n == STRIP {
                 let source = &row[start + k..start + k + STRIP];
                 for i in 0..STRIP {
-                    sums[i] += w * source[i];
+                    sums[i] = w.mul_add(source[i], sums[i]);
                 }
             } else {
-                sums.iter_mut().zip(&row[start + k..start + k + n]).for_each(|(s, &v)| *s += w * v);
+                for (s, &v) in sums.iter_mut().zip(&row[start + k..start + k + n]) {
+                    *s += w * v;
+                }
             }
         }
         out[start..start + n].copy_from_slice(&sums[..n]);

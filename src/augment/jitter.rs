@@ -165,24 +165,34 @@ pub(super) fn jitter_host(image: &[f32], out: &mut [f32], draw: &JitterDraw, sca
     });
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn jitter_block(input: [&[f32]; 3], out: [&mut [f32]; 3], draw: &JitterDraw, scale: &Scale) {
     let n = input[0].len();
     let mut x = [[0f32; BLOCK]; 3];
     for c in 0..3 {
         let (a, b) = (scale.factor[c], scale.offset[c]);
-        x[c][..n].iter_mut().zip(input[c]).for_each(|(x, &v)| *x = v * a + b);
+        for (x, &v) in x[c][..n].iter_mut().zip(input[c]) {
+            *x = v * a + b;
+        }
     }
     let [r, g, b] = &mut x;
     for step in draw.order {
         match step {
             0 => {
                 let shift = (draw.brightness - 1.0) as f32;
-                [&mut *r, &mut *g, &mut *b].into_iter().flatten().for_each(|x| *x = (*x + shift).clamp(0.0, 1.0));
+                for plane in [&mut *r, &mut *g, &mut *b] {
+                    for x in plane {
+                        *x = (*x + shift).clamp(0.0, 1.0);
+                    }
+                }
             }
             1 => {
                 let factor = draw.contrast as f32;
-                [&mut *r, &mut *g, &mut *b].into_iter().flatten().for_each(|x| *x = (*x * factor).clamp(0.0, 1.0));
+                for plane in [&mut *r, &mut *g, &mut *b] {
+                    for x in plane {
+                        *x = (*x * factor).clamp(0.0, 1.0);
+                    }
+                }
             }
             2 => {
                 let factor = draw.saturation as f32;
@@ -200,7 +210,9 @@ fn jitter_block(input: [&[f32]; 3], out: [&mut [f32]; 3], draw: &JitterDraw, sca
     }
     for (c, out) in out.into_iter().enumerate() {
         let (a, b) = (scale.factor[c], scale.offset[c]);
-        out.iter_mut().zip(&x[c]).for_each(|(o, &x)| *o = (x - b) / a);
+        for (o, &x) in out.iter_mut().zip(&x[c]) {
+            *o = (x - b) / a;
+        }
     }
 }
 

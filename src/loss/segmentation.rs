@@ -1,7 +1,11 @@
 //! Cross entropy and pixel accuracy of segmentation logits, with ignored pixels and pixel weights.
 
+mod fused;
+
+use super::surrogate::{attach, wants_grad};
 use crate::error::{Error, Result};
 use crate::host::slice::check_ids;
+use crate::host::{fused as on_host, fused_without_grad};
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
 use tch::{Kind, Reduction, Tensor};
 
@@ -63,6 +67,20 @@ fn average_of(sum: &Tensor, label_bhw: &Tensor, ignore_index: i64, average: Aver
     })
 }
 
+/// The same divisor as a number, for tensors on the host.
+fn divisor_host(label_bhw: &Tensor, ignore_index: i64, average: Average) -> Result<f64> {
+    Ok(match average {
+        Average::All => label_bhw.numel() as f64,
+        Average::Valid => label_bhw.f_ne(ignore_index)?.f_sum(Kind::Int64)?.f_int64_value(&[])?.max(1) as f64,
+    })
+}
+
+fn takes_fused(logits: &Tensor, label_bhw: &Tensor, weight_bhw: Option<&Tensor>) -> Result<bool> {
+    // float64 keeps libtorch's precision; a weight that is learnt needs its graph.
+    let wide = logits.f_kind()? == Kind::Double || weight_bhw.is_some_and(|w| w.kind() == Kind::Double);
+    Ok(!wide && on_host(&[logits, label_bhw]) && weight_bhw.is_none_or(|w| fused_without_grad(&[w])))
+}
+
 /// Mean over pixels of -weight log softmax(logits)[label]; 0-dim, on the graph of `logits`.
 ///
 /// `logits` [B,C,h,w] are resized to the label [B,H,W]; pixels of `ignore_index` count 0; `weight_bhw` multiplies each
@@ -84,6 +102,15 @@ pub fn cross_entropy(
     if label.device() == tch::Device::Cpu {
         check_ids(&label, logits.size()[1], ignore_index, "label_bhw")?;
     }
+    if takes_fused(logits, &label, weight_bhw)? {
+        let scale = 1.0 / divisor_host(&label, ignore_index, average)?;
+        let sweep = fused::sweep(logits, &label, weight_bhw, ignore_index, scale, wants_grad(logits)?)?;
+        let value = Tensor::f_from_slice(&[(sweep.loss * scale) as f32])?.f_squeeze()?;
+        return match sweep.gradient {
+            Some(gradient) => attach(value, &[(logits, gradient)]),
+            None => Ok(value),
+        };
+    }
     let full = resize(logits, &label)?;
     let target = label.f_to_kind(Kind::Int64)?;
     let mut loss = full.f_cross_entropy_loss::<Tensor>(&target, None, Reduction::None, ignore_index, 0.0)?;
@@ -97,6 +124,14 @@ pub fn cross_entropy(
 /// wrong, as the released code's log does. Ties go to the lowest class.
 pub fn accuracy(logits: &Tensor, label_bhw: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {
     let label = check(logits, label_bhw)?;
+    if label.device() == tch::Device::Cpu {
+        check_ids(&label, logits.size()[1], ignore_index, "label_bhw")?;
+    }
+    if takes_fused(logits, &label, None)? {
+        let hits = fused::sweep(logits, &label, None, ignore_index, 1.0, false)?.hits as f64;
+        let percent = 100.0 * hits / divisor_host(&label, ignore_index, average)?;
+        return Ok(Tensor::f_from_slice(&[percent as f32])?.f_squeeze()?);
+    }
     let full = resize(&logits.f_detach()?, &label)?;
     let hit = full.f_argmax(1, false)?.f_eq_tensor(&label)?.f_logical_and(&label.f_ne(ignore_index)?)?;
     let hits = hit.f_sum(Kind::Int64)?.f_to_kind(full.f_kind()?)?.f_mul_scalar(100.0)?;
