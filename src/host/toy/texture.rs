@@ -25,14 +25,20 @@ pub fn cell(x: i32, y: i32, seed: u32) -> f32 {
     ((h ^ (h >> 15)) >> 8) as f32 / (1 << 24) as f32
 }
 
+/// Largest integer not above `v`. `f32::floor` is a library call on processors of the baseline that is built for.
+fn floor(v: f32) -> i32 {
+    let whole = v as i32;
+    whole.saturating_sub(i32::from(v < whole as f32))
+}
+
 /// Smooth noise in [-1, 1] whose features are one unit wide.
 pub fn noise(x: f32, y: f32, seed: u32) -> f32 {
-    let (fx, fy) = (x.floor(), y.floor());
-    let (tx, ty) = (step(0.0, 1.0, x - fx), step(0.0, 1.0, y - fy));
-    let (ix, iy) = (fx as i32, fy as i32);
-    let next = |v: i32| v.wrapping_add(1);
-    let top = cell(ix, iy, seed) * (1.0 - tx) + cell(next(ix), iy, seed) * tx;
-    let bottom = cell(ix, next(iy), seed) * (1.0 - tx) + cell(next(ix), next(iy), seed) * tx;
+    let (ix, iy) = (floor(x), floor(y));
+    let smooth = |t: f32| t * t * (3.0 - 2.0 * t);
+    let (tx, ty) = (smooth(x - ix as f32), smooth(y - iy as f32));
+    let (jx, jy) = (ix.wrapping_add(1), iy.wrapping_add(1));
+    let top = cell(ix, iy, seed) * (1.0 - tx) + cell(jx, iy, seed) * tx;
+    let bottom = cell(ix, jy, seed) * (1.0 - tx) + cell(jx, jy, seed) * tx;
     2.0 * (top * (1.0 - ty) + bottom * ty) - 1.0
 }
 
