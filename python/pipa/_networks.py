@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 Region = tuple[int, int, int, int]
 Heads = list[tuple[Tensor, "Region | None", float]]
+Outputs = tuple[Heads, list[Tensor], "tuple[list[Tensor], Region] | None"]
 
 # Layers whose noise the teacher must not see (method, step 5). Matched by name, because every library has its own.
-NOISE_LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "DropPath", "StochasticDepth", "DropBlock2d")
+NOISE_LAYERS = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "DropPath", "StochasticDepth"}
 
 
 def quiet_train(module: nn.Module) -> nn.Module:
@@ -47,7 +48,7 @@ class Networks:
         self._pixel_head, self._patch_head = pixel_head, patch_head
         self._backward = backward
 
-    def outputs(self, module: nn.Module, image: Tensor) -> tuple[Heads, list[Tensor], tuple[list[Tensor], Region] | None]:
+    def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
         """Heads, backbone features and (features, region) of a detail crop."""
         raise NotImplementedError
 
@@ -59,7 +60,7 @@ class Networks:
         """Logits (B, C, h, w) of the whole image."""
         raise NotImplementedError
 
-    def student(self, image: Tensor) -> tuple[Heads, list[Tensor], tuple[list[Tensor], Region] | None]:
+    def student(self, image: Tensor) -> Outputs:
         return self.outputs(self._student, image)
 
     def student_features(self, image: Tensor) -> list[Tensor]:
@@ -102,7 +103,7 @@ class Networks:
             loss.backward()
 
     def gradient_norm(self, loss: Tensor) -> Tensor:
-        parameters = [p for p in self._student.parameters() if p.requires_grad]
+        parameters = [p for p in self._student_parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         norms = [torch.linalg.vector_norm(g.float()) for g in grads if g is not None]
         if not norms:
@@ -110,7 +111,14 @@ class Networks:
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
-        return list(self._teacher.parameters()), list(self._student.parameters())
+        return list(self._teacher.parameters()), self._student_parameters()
+
+    def _student_parameters(self) -> list[Tensor]:
+        # The projection heads may live inside the student, so that its owner's optimiser and checkpoints see them; the
+        # teacher has none.
+        heads = [head for head in (self._pixel_head, self._patch_head) if head is not None]
+        theirs = {id(p) for head in heads for p in head.parameters()}
+        return [p for p in self._student.parameters() if id(p) not in theirs]
 
 
 class PlainNetworks(Networks):
@@ -120,7 +128,7 @@ class PlainNetworks(Networks):
         super().__init__(*args, **kwargs)
         self._layer = features
 
-    def outputs(self, module: nn.Module, image: Tensor) -> tuple[Heads, list[Tensor], None]:
+    def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
         logits, features = self._run(module, image)
         return [(logits, None, 1.0)], features, None
 
@@ -175,7 +183,7 @@ def as_features(value: Any, name: str) -> list[Tensor]:
         value = [value]
     elif isinstance(value, dict):
         value = list(value.values())
-    features = list(value) if isinstance(value, Iterable) else None
-    if features is None or not all(isinstance(f, Tensor) and f.dim() == 4 for f in features):
+    features = list(value) if isinstance(value, Iterable) else []
+    if not isinstance(value, Iterable) or not all(isinstance(f, Tensor) and f.dim() == 4 for f in features):
         raise TypeError(f"{name}: expected feature maps of shape (B, D, h, w), got {type(value).__name__}")
     return features

@@ -106,11 +106,11 @@ class PipaStep(nn.Module):
                 {f"{n}_head": ProjectionHead(sum(feature_channels), dims[n], projection_hidden) for n in wants}
             ).to(device)
         self.heads = heads if own else None
-        made = heads if heads is not None else {}
+        made: dict[str, nn.Module] = {} if heads is None else dict(heads.items())
         missing = [name for name in wants if f"{name}_head" not in made]
         if missing:
             raise ValueError(f"heads: expected {missing[0]}_head, because {missing[0]}_weight is above 0")
-        pixel, patch = (made[f"{n}_head"] if f"{n}_head" in made else None for n in ("pixel", "patch"))
+        pixel, patch = (made.get(f"{n}_head") for n in ("pixel", "patch"))
         self._networks = make(student, self.teacher, imagenet, pixel, patch, backward)
         self.last: dict[str, Any] | None = None
 

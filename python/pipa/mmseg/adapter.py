@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pipa._networks import Heads, Networks, Region
+from pipa._networks import Networks, Outputs
 from pipa.mmseg.networks import backbone_features, segmentor_outputs, teacher_logits
 
 
 class SegmentorNetworks(Networks):
     """``EncoderDecoder`` models of mmsegmentation and ours (HRDA has a detail crop of its own)."""
 
-    def outputs(
-        self, module: nn.Module, image: Tensor
-    ) -> tuple[Heads, list[Tensor], tuple[list[Tensor], Region] | None]:
+    def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
         out = segmentor_outputs(module, image)
         detail = None
         if out.detail_features is not None and out.detail_region is not None:

@@ -300,7 +300,10 @@ def seed_iteration(step: PipaStep, seed: int, iteration: int) -> None:
 
 def valid_mask(samples: list[Any]) -> Tensor | None:
     """0 on the padding of target images, None when nothing was padded."""
-    sizes = [(tuple(s.metainfo.get("img_shape", ())[:2]), tuple(s.metainfo.get("pad_shape", ())[:2])) for s in samples]
+    def size(sample: Any, name: str) -> tuple[int, ...]:
+        return tuple((sample.metainfo.get(name) or ())[:2])
+
+    sizes = [(size(s, "img_shape"), size(s, "pad_shape")) for s in samples]
     if all(not pad or image == pad for image, pad in sizes):
         return None
     height, width = sizes[0][1]

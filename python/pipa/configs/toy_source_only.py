@@ -1,0 +1,3 @@
+"""Toy pair, source labels only: what the adaptation starts from."""
+
+_base_ = ["./_base_/toy.py"]
