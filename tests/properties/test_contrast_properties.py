@@ -219,6 +219,16 @@ def test_autocast_and_no_grad_behave_as_torch_losses_do(feat: Tensor, label: Ten
     official = F.pixel_contrast(x.reshape(10, 4, 8), torch.arange(10) % 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert F.pixel_contrast(x.reshape(10, 4, 8), torch.arange(10) % 3) == official
+    bank, ids, sure = torch.randn(30, 8), torch.arange(30) % 3, torch.full((40,), 0.95)
+    gated = F.patch_contrast_gated(x, x.flip(0), bank, ids, label, label, sure - 0.1, sure)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = F.patch_contrast_gated(x, x.flip(0), bank, ids, label, label, sure - 0.1, sure)
+    assert half == gated
+    assert gated[0] > 0
+    maps = torch.randn(2, 1, 4, 6, 5)
+    patch = PatchContrastLoss()(*maps, *BOXES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert PatchContrastLoss()(*maps, *BOXES) == patch
     x.requires_grad_()
     for guard in (torch.no_grad(), torch.inference_mode()):
         with guard:
