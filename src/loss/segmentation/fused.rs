@@ -297,8 +297,8 @@ fn pixels<L: Id>(
                 sums.1 += u64::from(first == Some(pixel.class));
             }
             for value in values.iter_mut() {
-                for i in 0..LANES {
-                    value[i] -= peak;
+                for v in value.iter_mut() {
+                    *v -= peak;
                 }
             }
         }
@@ -324,8 +324,8 @@ fn pixels<L: Id>(
             let g = pixel.weight * shape.scale;
             let factor = g / sum;
             for value in values.iter_mut() {
-                for i in 0..LANES {
-                    value[i] *= factor;
+                for v in value.iter_mut() {
+                    *v *= factor;
                 }
             }
             values[pixel.class / LANES][pixel.class % LANES] -= g;
