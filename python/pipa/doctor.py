@@ -6,6 +6,7 @@ print(pipa.doctor.report(findings))
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -114,6 +115,22 @@ def check_packages(installed: Mapping[str, str]) -> list[Finding]:
             text = f"{name} {version} is installed; expected >={low},<{high}"
             findings.append(Finding(ERROR, "packages", text, f"pip install '{name}>={low},<{high}'"))
     return findings
+
+
+def require_packages() -> None:
+    """Refuse to go on without the fork, or with upstream beside it: half of each would be imported.
+
+    Raises:
+        ImportError: with the command that repairs the environment.
+    """
+    installed = {}
+    for name in (*_NEEDED, *_UPSTREAM):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    beside = any(name in installed for name in _UPSTREAM)
+    if beside or any(name not in installed for name in _NEEDED):
+        finding = check_packages(installed)[0]
+        raise ImportError(f"pipa.mmseg: {finding.found}; {finding.fix}")
 
 
 def check_run(config: Mapping) -> list[Finding]:

@@ -3,6 +3,11 @@
 Needs the extra ``pipa-rs[mmseg]``. In a config: ``custom_imports = dict(imports=["pipa.mmseg"])``.
 """
 
+# ruff: noqa: E402
+from pipa.doctor import require_packages
+
+require_packages()
+
 from pipa.mmseg.daformer_head import DAFormerHead
 from pipa.mmseg.datasets import (
     SYNTHIA_13,
@@ -23,7 +28,7 @@ from pipa.mmseg.metrics import DomainIoUMetric
 from pipa.mmseg.mit import MiT
 from pipa.mmseg.rcs import RareClassSampling
 from pipa.mmseg.timm_backbone import TimmEncoder
-from pipa.mmseg.transforms import LoadImage, LoadLabel, PackUnlabelled, SyncCrop
+from pipa.mmseg.transforms import LoadImage, LoadLabel, PackUnlabelled, PseudoMargins, SyncCrop
 from pipa.mmseg.vit import ViTPyramid
 
 __all__ = [
@@ -45,6 +50,7 @@ __all__ = [
     "MiT",
     "PackUnlabelled",
     "PipaHook",
+    "PseudoMargins",
     "RareClassSampling",
     "SeededDataset",
     "SyncCrop",

@@ -24,17 +24,28 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop, _InfiniteDataloaderIterator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipa._core import NonFiniteError
 from pipa.mmseg.adapter import SegmentorNetworks
 from pipa.mmseg.evaluate import evaluate
 from pipa.mmseg.projection import feature_channels
-from pipa.step import PipaStep, default_settings, frozen_copy
+from pipa.step import PipaStep, default_settings, frozen_copy, native_step
 
 # Words of random numbers one iteration may use. Iteration t starts at word t * WORDS of the rank's stream, so a resumed
 # run draws what the uninterrupted one would have drawn, and no rank's state needs to be saved.
 WORDS = 2**32
 HEADS = "pipa_heads"
+# What the hook takes beside the settings of the iteration.
+OWN_ARGUMENTS: dict[str, Any] = {
+    "pixel_dim": 256,
+    "patch_dim": 128,
+    "projection_hidden": 256,
+    "evaluate_teacher": True,
+    "gradient_interval": 0,
+    "check_interval": 50,
+    "num_classes": None,
+}
 
 
 @HOOKS.register_module()
@@ -42,7 +53,8 @@ class PipaHook(Hook):
     """Domain adaptation for any dense mmsegmentation model.
 
     Args:
-        target_dataloader: config of the loader of unlabelled target images (its labels are never read).
+        target_dataloader: config of the loader of unlabelled target images (its labels are never read); the config's
+            top-level ``target_dataloader`` when not given.
         pixel_dim, patch_dim, projection_hidden: channels of the projection heads, see :class:`pipa.PipaStep`.
         evaluate_teacher: evaluate the teacher after the student at each validation; its metrics are logged and saved
             under ``teacher/``, so ``save_best="teacher/mIoU"`` keeps the best teacher.
@@ -53,8 +65,13 @@ class PipaHook(Hook):
         **settings: settings of the iteration, see :func:`pipa.step.default_settings`. Mean and deviation of the images
             come from the model's data preprocessor.
 
+    A top-level ``pipa = dict(...)`` of the config gives arguments and settings too, so that several base files can
+    contribute and one option of the command line (``pipa.pixel_weight=0.2``) changes one of them. What the hook itself
+    is given wins.
+
     Raises:
-        ValueError: gradient accumulation, an unknown setting, or source and target batches of different size.
+        ValueError: no target loader, gradient accumulation, an unknown setting, a model or loss the iteration cannot
+            honour, or source and target batches of different size.
     """
 
     # Before every hook that reads metrics, logs or saves.
@@ -62,26 +79,25 @@ class PipaHook(Hook):
 
     def __init__(
         self,
-        target_dataloader: dict[str, Any],
-        pixel_dim: int = 256,
-        patch_dim: int = 128,
-        projection_hidden: int | None = 256,
-        evaluate_teacher: bool = True,
-        gradient_interval: int = 0,
-        check_interval: int = 50,
-        num_classes: int | None = None,
-        **settings: Any,
+        target_dataloader: dict[str, Any] | None = None,
+        **arguments: Any,
     ) -> None:
         self.target_cfg = target_dataloader
-        self.dims = {"pixel_dim": pixel_dim, "patch_dim": patch_dim, "projection_hidden": projection_hidden}
-        self.evaluate_teacher = evaluate_teacher
-        self.gradient_interval, self.check_interval = gradient_interval, check_interval
-        self.num_classes = num_classes
-        self.options = settings
+        self._arguments = arguments
+        self._configure(arguments)
         self.pipa: PipaStep | None = None
         self._saved: dict[str, Any] | None = None
         self._imagenet: nn.Module | None = None
         self._heads: nn.ModuleDict | None = None
+
+    def _configure(self, arguments: dict[str, Any]) -> None:
+        """Split arguments into the hook's own and the settings of the iteration; an unknown name is an error."""
+        own = {**OWN_ARGUMENTS, **{key: value for key, value in arguments.items() if key in OWN_ARGUMENTS}}
+        self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden")}
+        self.evaluate_teacher = own["evaluate_teacher"]
+        self.gradient_interval, self.check_interval = own["gradient_interval"], own["check_interval"]
+        self.num_classes = own["num_classes"]
+        self.options = {key: value for key, value in arguments.items() if key not in OWN_ARGUMENTS}
 
     # -- before training ---------------------------------------------------------------------------------------------
 
@@ -94,8 +110,14 @@ class PipaHook(Hook):
                 "PipaHook: optim_wrapper.accumulative_counts must be 1 (one iteration has several backward passes), "
                 f"got {wrapper._accumulative_counts}; use a larger batch or more processes instead"
             )
+        self._configure({**runner.cfg.get("pipa", {}), **self._arguments})
+        if self.target_cfg is None:
+            self.target_cfg = runner.cfg.get("target_dataloader")
+        if self.target_cfg is None:
+            raise ValueError("PipaHook: give it target_dataloader=dict(...), the loader of unlabelled target images")
         core = core_model(runner)
         native = {**default_settings(), **self._settings(core)}
+        native_step(self._settings(core), 0)  # a misspelt setting stops the training here, not after loading the data
         terms = {name: native[f"{name}_weight"] > 0 for name in ("pixel", "patch")}
         if any(terms.values()):
             self._heads = build_heads(core, terms, self.dims)
@@ -212,7 +234,7 @@ class PipaHook(Hook):
                     source["inputs"],
                     label,
                     target["inputs"],
-                    valid_mask=valid_mask(target["data_samples"]),
+                    valid_mask=valid_mask(target["data_samples"], target["inputs"].device),
                     log_gradients=gradients,
                     check_finite=check,
                 )
@@ -298,19 +320,27 @@ def seed_iteration(step: PipaStep, seed: int, iteration: int) -> None:
     step._native.rng_state = [seed, rank, position & (2**64 - 1), position >> 64]
 
 
-def valid_mask(samples: list[Any]) -> Tensor | None:
-    """0 on the padding of target images, None when nothing was padded."""
-    def size(sample: Any, name: str) -> tuple[int, ...]:
-        return tuple((sample.metainfo.get(name) or ())[:2])
+def valid_mask(samples: list[Any], device: torch.device | None = None) -> Tensor | None:
+    """(B, H, W), 0 where pseudo-labels must not count: on padding, and where a sample's `valid_map` says so.
 
-    sizes = [(size(s, "img_shape"), size(s, "pad_shape")) for s in samples]
-    if all(not pad or image == pad for image, pad in sizes):
+    None where there is neither. (`padding_size` of a sample is left, right, top, bottom.)
+    """
+    rows = []
+    for sample in samples:
+        pads = tuple(sample.metainfo.get("padding_size", (0, 0, 0, 0)))
+        if "valid_map" in sample:
+            inner = sample.valid_map.data[0].float()
+        elif any(pads):
+            inner = torch.ones(tuple(sample.metainfo["img_shape"][:2]), device=device)  # of the image before padding
+        else:
+            inner = None
+        rows.append((inner, pads))
+    if all(inner is None for inner, _ in rows):
         return None
-    height, width = sizes[0][1]
-    mask = torch.zeros(len(sizes), height, width)
-    for row, ((h, w), _) in zip(mask, sizes, strict=True):
-        row[:h, :w] = 1
-    return mask
+    known = next((inner, pads) for inner, pads in rows if inner is not None)
+    size = functional.pad(known[0], known[1]).shape
+    masks = [torch.ones(size, device=device) if inner is None else functional.pad(inner, pads) for inner, pads in rows]
+    return torch.stack(masks)
 
 
 def average_gradients(core: nn.Module) -> None:

@@ -9,12 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
+from mmengine.structures import PixelData
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import TRANSFORMS
 
 from pipa import imagefile
 from pipa.imagefile import DataError
+
+# Name of the mask of PseudoMargins among the fields of a sample.
+VALID = "valid_map"
 
 
 @TRANSFORMS.register_module()
@@ -195,7 +200,8 @@ class SyncCrop(BaseTransform):
         padded[:height, :width] = results["img"]
         results["img"] = padded
         for key in fields:
-            results[key] = np.pad(results[key], ((0, bottom), (0, right)), constant_values=self.ignore_index)
+            fill = 0 if key == VALID else self.ignore_index
+            results[key] = np.pad(results[key], ((0, bottom), (0, right)), constant_values=fill)
 
 
 @TRANSFORMS.register_module()
@@ -217,4 +223,33 @@ class PackUnlabelled(PackSegInputs):
                 f"{results.get('img_path')}: PackUnlabelled found a label; take LoadLabel / LoadAnnotations out of the "
                 "target's pipeline"
             )
-        return super().transform(results)
+        packed = super().transform(results)
+        if VALID in results:
+            mask = torch.from_numpy(np.ascontiguousarray(results[VALID]))
+            packed["data_samples"].set_data({"valid_map": PixelData(data=mask[None])})
+        return packed
+
+
+@TRANSFORMS.register_module()
+class PseudoMargins(BaseTransform):
+    """Marks the margins of a target image, in which pseudo-labels will have weight 0. Put it before the crop.
+
+    So a crop loses the rows of the ego vehicle only where it shows them; the settings `ignore_top` and `ignore_bottom`
+    would blank the border of every crop. PackUnlabelled hands the mask on, PipaHook gives it to the iteration.
+
+    Args:
+        top, bottom, left, right: widths in pixels of the image at this place of the pipeline.
+    """
+
+    def __init__(self, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> None:
+        if min(top, bottom, left, right) < 0:
+            raise ValueError(f"PseudoMargins: widths must be at least 0, got {top}, {bottom}, {left}, {right}")
+        self.top, self.bottom, self.left, self.right = top, bottom, left, right
+
+    def transform(self, results: dict) -> dict:
+        height, width = results["img"].shape[:2]
+        mask = np.zeros((height, width), dtype=np.uint8)
+        mask[self.top : height - self.bottom, self.left : width - self.right] = 1
+        results[VALID] = mask
+        results.setdefault("seg_fields", []).append(VALID)  # crops and flips then treat it as they treat the image
+        return results
