@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-mmseg = pytest.importorskip("mmseg")
+pytest.importorskip("mmseg")
 
 from mmengine.config import Config
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 from mmseg.apis import init_model
+from mmseg.structures import SegDataSample
 
 import layouts
+import mmseg
+from pipa import ShapeError
 
 SHIPPED = Path(mmseg.__file__).parent / ".mim" / "configs"
-CROP = (32, 32)
+CROP = (64, 64)
 CLASSES = ("road", "car", "sign")
 RESNET = dict(depth=18, base_channels=8, stem_channels=8)
 # File, and what makes its network small: nothing but widths, and batch norm that keeps its statistics per process.
@@ -84,7 +87,7 @@ def small_config(name: str, data: Path, work_dir: Path, iterations: int = 3) -> 
         )
         for step in loader.dataset.pipeline:
             if "scale" in step:
-                step.scale = (60, 40)
+                step.scale = (96, 64)
             if "crop_size" in step:
                 step.crop_size = CROP
             if "reduce_zero_label" in step:
@@ -94,6 +97,9 @@ def small_config(name: str, data: Path, work_dir: Path, iterations: int = 3) -> 
     cfg.default_hooks.checkpoint.interval = iterations
     cfg.default_hooks.logger.interval = 1
     cfg.default_hooks.visualization.draw = False
+    # mmengine keeps one visualizer per name and process, whose files stay in the first run's folder.
+    cfg.visualizer.pop("name")
+    cfg.experiment_name = f"{work_dir.name}-{work_dir.parent.name}"
     cfg.work_dir, cfg.launcher, cfg.randomness = str(work_dir), "none", dict(seed=0)
     return cfg
 
@@ -102,21 +108,19 @@ def target_loader(data: Path, batch_size: int = 2) -> dict[str, Any]:
     """Unlabelled images through mmsegmentation's own transforms."""
     pipeline = [
         dict(type="LoadImageFromFile"),
-        dict(type="RandomResize", scale=(60, 40), ratio_range=(0.5, 1.5), keep_ratio=True),  # some need padding
+        dict(type="RandomResize", scale=(96, 64), ratio_range=(0.5, 1.5), keep_ratio=True),  # some need padding
         dict(type="RandomCrop", crop_size=CROP),
         dict(type="RandomFlip", prob=0.5),
         dict(type="PackSegInputs"),
     ]
     dataset = dict(type="BaseSegDataset", data_root=str(data / "target"), data_prefix=dict(img_path="images"))
     dataset.update(img_suffix=".png", metainfo=dict(classes=CLASSES), pipeline=pipeline)
-    return dict(
-        batch_size=batch_size, num_workers=0, sampler=dict(type="DrawSampler", stream=1), dataset=dict(dataset)
-    )
+    return dict(batch_size=batch_size, num_workers=0, sampler=dict(type="DrawSampler", stream=1), dataset=dict(dataset))
 
 
 def with_hook(cfg: Config, data: Path, **settings: Any) -> Config:
     """The few lines a user adds."""
-    small = dict(patch_warmup=0, patch_size=(24, 24), patch_iou=(0.2, 1.0), pixel_dim=8, patch_dim=8)
+    small = dict(patch_warmup=0, patch_size=(48, 48), patch_iou=(0.2, 1.0), pixel_dim=8, patch_dim=8)
     hook = dict(type="PipaHook", target_dataloader=target_loader(data), projection_hidden=8, **{**small, **settings})
     cfg.custom_imports = dict(imports=["pipa.mmseg"])
     cfg.custom_hooks = [hook]
@@ -127,10 +131,8 @@ def with_hook(cfg: Config, data: Path, **settings: Any) -> Config:
 
 def logged(work_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Lines of the training log, and the validation line."""
-    (file,) = work_dir.glob("*/vis_data/*.json")
+    (file,) = work_dir.glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    files = [f for f in work_dir.glob("*/vis_data/scalars.json")]
-    lines = [json.loads(line) for line in files[0].read_text().splitlines()] if files else lines
     return [line for line in lines if "loss" in line], [line for line in lines if "mIoU" in line][-1]
 
 
@@ -177,7 +179,9 @@ def test_heads_train_and_stay_out_of_the_model(name: str, data: Path, tmp_path: 
     file = tmp_path / "iter_3.pth"
     saved = torch.load(file, weights_only=False)
     assert not [k for k in saved["state_dict"] if k.startswith("pipa")]
-    assert set(saved["pipa"]["heads"]) == {k[len("pipa_heads.") :] for k in runner.model.state_dict() if "pipa_heads" in k}
+    assert set(saved["pipa"]["heads"]) == {
+        k[len("pipa_heads.") :] for k in runner.model.state_dict() if "pipa_heads" in k
+    }
     # mmsegmentation alone tests it, with the config without the hook.
     plain = small_config(name, data, tmp_path)
     model = init_model(plain, str(file), device="cpu")
@@ -243,9 +247,10 @@ def test_a_loss_the_step_cannot_honour_is_refused(data: Path, tmp_path: Path) ->
 
 def test_images_of_another_size_are_refused(data: Path, tmp_path: Path) -> None:
     cfg = with_hook(small_config("segformer", data, tmp_path), data)
-    cfg.custom_hooks[0].target_dataloader.dataset.pipeline[2].crop_size = (40, 40)
-    cfg.custom_hooks[0].target_dataloader.dataset.pipeline[1].ratio_range = (1.0, 1.0)
-    refused(cfg, "target image", Exception)
+    pipeline = cfg.custom_hooks[0].target_dataloader.dataset.pipeline
+    pipeline[1] = dict(type="Resize", scale=(96, 96))
+    pipeline[2].crop_size = (96, 96)  # smaller ones would be padded
+    refused(cfg, "target image .*the size of the source image", ShapeError)
 
 
 def test_settings_of_the_top_level(data: Path, tmp_path: Path) -> None:
@@ -268,5 +273,38 @@ def test_upstream_beside_the_fork_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     doctor.require_packages()
     found = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "1.2.2" if name == "mmsegmentation" else found(name))
-    with pytest.raises(ImportError, match="mmsegmentation and the onedl packages .* overwrite each other"):
+    with pytest.raises(ImportError, match=r"mmsegmentation and the onedl packages .* overwrite each other"):
         doctor.require_packages()
+
+
+def test_pseudo_label_margins_and_padding(data: Path) -> None:
+    """The mask moves with crop and flip, and padding counts as margin."""
+    from mmcv.transforms import Compose
+    from mmseg.models import SegDataPreProcessor
+
+    from pipa.mmseg.hook import valid_mask
+    from pipa.mmseg.transforms import PackUnlabelled, PseudoMargins, SyncCrop
+
+    image = np.full((40, 60, 3), 200, dtype=np.uint8)
+    image[:5] = image[-12:] = image[:, :3] = 0  # what the margins below cover is black
+    sample = dict(img=image, img_path="x", img_shape=(40, 60), ori_shape=(40, 60))
+    margins = PseudoMargins(top=5, bottom=12, left=3)
+    flip = dict(type="RandomFlip", prob=1.0)
+    pipeline = Compose([margins, SyncCrop((32, 48), pad=True), flip, PackUnlabelled()])
+    preprocess = SegDataPreProcessor(size=(36, 48), pad_val=0)
+    for seed in range(5):
+        np.random.seed(seed)  # noqa: NPY002
+        packed = [pipeline({k: v.copy() if k == "img" else v for k, v in sample.items()}) for _ in range(2)]
+        batch = preprocess(
+            dict(inputs=[p["inputs"] for p in packed], data_samples=[p["data_samples"] for p in packed]), True
+        )
+        mask = valid_mask(batch["data_samples"])
+        assert mask is not None
+        assert mask.shape == (2, 36, 48)
+        assert torch.equal(mask == 1, batch["inputs"][:, 0] == 200)
+    assert (
+        valid_mask(
+            preprocess(dict(inputs=[torch.zeros(3, 36, 48)], data_samples=[SegDataSample()]), True)["data_samples"]
+        )
+        is None
+    )

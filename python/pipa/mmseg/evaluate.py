@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
-from torch import nn
 
 
 @torch.no_grad()
-def evaluate(runner: Runner, model: nn.Module) -> dict[str, float]:
+def evaluate(runner: Runner, model: Any) -> dict[str, float]:
     """Metrics of ``model`` on the validation data, by the configured evaluator. Its training mode is restored."""
     loop = runner.val_loop
     training = model.training

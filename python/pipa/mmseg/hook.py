@@ -217,7 +217,7 @@ class PipaHook(Hook):
     def _backward(self, loss: Tensor) -> None:
         self._wrapper.backward(loss)
 
-    def step(self, runner: Runner, core: nn.Module, data: dict[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
+    def step(self, runner: Runner, core: Any, data: dict[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
         """One iteration with the optimiser's step; returns the scalars for mmengine's log."""
         assert self.pipa is not None  # made in before_train
         self._wrapper = optim_wrapper
@@ -282,12 +282,12 @@ class PipaHook(Hook):
         self.pipa.set_extra_state(saved["step"])
 
 
-def core_model(runner: Runner) -> nn.Module:
+def core_model(runner: Runner) -> Any:
     """The segmentor inside a distributed wrapper."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def main_head(core: nn.Module) -> nn.Module:
+def main_head(core: Any) -> Any:
     """The decode head whose predictions count (the last one of a cascade)."""
     head = core.decode_head
     return head[-1] if isinstance(head, nn.ModuleList) else head
