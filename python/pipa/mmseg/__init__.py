@@ -20,6 +20,7 @@ from pipa.mmseg.datasets import (
 )
 from pipa.mmseg.deeplab_v2_head import DeepLabV2Head
 from pipa.mmseg.draws import DrawSampler, SeededDataset
+from pipa.mmseg.efficientnet_lite import EfficientNetLite
 from pipa.mmseg.folder import FolderDataset
 from pipa.mmseg.hook import PipaHook
 from pipa.mmseg.hrda_head import HRDAHead
@@ -41,6 +42,7 @@ __all__ = [
     "DeepLabV2Head",
     "DomainIoUMetric",
     "DrawSampler",
+    "EfficientNetLite",
     "FolderDataset",
     "GTADataset",
     "HRDAEncoderDecoder",

@@ -1,0 +1,39 @@
+# PiPa from IDDA to CamVid, starting from the source-only checkpoint.
+#
+#   pipa train idda_to_camvid_pipa.py --cfg-options data_root=FOLDER load_from=SOURCE_ONLY_CHECKPOINT
+#
+# load_from matters in short runs: pseudo-labels of an untrained network are noise, and the first thousand iterations of
+# a run from ImageNet weights only learn the source. (The frozen ImageNet model of the feature distance is still the
+# ImageNet one: the hook keeps it before the checkpoint is loaded.)
+_base_ = ["_base_/idda_to_camvid.py"]
+
+iterations = 1000
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=500)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
+    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=50, end=iterations),
+]
+# A trained network moves on with half of the rate it was trained with.
+optim_wrapper = dict(optimizer=dict(lr=1e-4))
+
+custom_hooks = [
+    dict(
+        type="PipaHook",
+        target_dataloader={{_base_.target_loader}},
+        # The teacher averages about 1 / (1 - alpha) iterations: 0.999 of the paper would be the whole of this run.
+        alpha=0.99,
+        # 0.968 in the paper. This small network is less sure of itself: at 0.968 hardly a pixel of the target counts.
+        threshold=0.9,
+        # The start is trained already, so the patch term needs no 10,000 iterations of patience.
+        patch_warmup=0,
+        # 0.7 of the crop, as 720 of 1024 pixels in the paper.
+        patch_size=(112, 144),
+        # 64 channels: at stride 4, heads of the paper's 256 would cost more than the encoder.
+        pixel_dim=64,
+        patch_dim=64,
+        projection_hidden=64,
+        # Thing classes: Pole, SignSymbol, Fence, Car, Pedestrian, Bicyclist.
+        feature_distance_classes=[2, 6, 7, 8, 9, 10],
+        gradient_interval=100,
+    )
+]

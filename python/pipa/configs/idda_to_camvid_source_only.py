@@ -1,0 +1,11 @@
+# Supervised training on IDDA alone: what PiPa starts from, and what it must beat on CamVid.
+#
+#   pipa train idda_to_camvid_source_only.py --cfg-options data_root=FOLDER
+_base_ = ["_base_/idda_to_camvid.py"]
+
+iterations = 1000
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=500)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
+    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=100, end=iterations),
+]
