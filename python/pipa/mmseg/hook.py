@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -29,6 +29,8 @@ from torch.nn import functional
 from pipa._core import NonFiniteError
 from pipa.mmseg.adapter import SegmentorNetworks
 from pipa.mmseg.evaluate import evaluate
+from pipa.mmseg.exchange import average
+from pipa.mmseg.nonfinite import NonFiniteGuard
 from pipa.mmseg.projection import feature_channels
 from pipa.step import PipaStep, default_settings, frozen_copy, native_step
 
@@ -44,6 +46,8 @@ OWN_ARGUMENTS: dict[str, Any] = {
     "evaluate_teacher": True,
     "gradient_interval": 0,
     "check_interval": 50,
+    "nonfinite": "stop",
+    "nonfinite_limit": 10,
     "num_classes": None,
 }
 
@@ -60,7 +64,10 @@ class PipaHook(Hook):
             under ``teacher/``, so ``save_best="teacher/mIoU"`` keeps the best teacher.
         gradient_interval: log the gradient norm of each loss term every that many iterations; 0: never.
         check_interval: on accelerators, look for NaN and infinite losses every that many iterations (each look costs a
-            synchronisation). CPU losses are always checked.
+            synchronisation), and for gradients when no gradient scaler does. On the CPU every iteration is checked.
+        nonfinite: what a NaN or infinite loss or gradient does: "stop" the training, or "skip" the iteration on all
+            processes. The batch is kept in ``work_dir/nonfinite_iter_N.pt``.
+        nonfinite_limit: with "skip", so many iterations in a row stop the training.
         num_classes: number of classes; taken from the decode head when not given.
         **settings: settings of the iteration, see :func:`pipa.step.default_settings`. Mean and deviation of the images
             come from the model's data preprocessor.
@@ -86,6 +93,7 @@ class PipaHook(Hook):
         self._arguments = arguments
         self._configure(arguments)
         self.pipa: PipaStep | None = None
+        self._banks: list[Any] | None = None
         self._saved: dict[str, Any] | None = None
         self._imagenet: nn.Module | None = None
         self._heads: nn.ModuleDict | None = None
@@ -96,6 +104,7 @@ class PipaHook(Hook):
         self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden")}
         self.evaluate_teacher = own["evaluate_teacher"]
         self.gradient_interval, self.check_interval = own["gradient_interval"], own["check_interval"]
+        self.guard = NonFiniteGuard(own["nonfinite"], own["nonfinite_limit"])
         self.num_classes = own["num_classes"]
         self.options = {key: value for key, value in arguments.items() if key not in OWN_ARGUMENTS}
 
@@ -124,6 +133,7 @@ class PipaHook(Hook):
             core.add_module(HEADS, self._heads)
             # The optimiser was built a moment ago, without the heads: build it again, and the schedules on it.
             runner.optim_wrapper = runner.build_optim_wrapper(copy.deepcopy(runner.cfg.optim_wrapper))
+            runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
             if runner.cfg.get("param_scheduler") is not None:
                 runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
 
@@ -150,7 +160,7 @@ class PipaHook(Hook):
             if heads is not None:
                 core.add_module(HEADS, heads)
         if self._saved is not None:
-            self._restore(self._saved)
+            self._restore(runner, self._saved)
             self._saved = None
         loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
         self._check_loaders(runner, loader)
@@ -216,33 +226,44 @@ class PipaHook(Hook):
 
     def _backward(self, loss: Tensor) -> None:
         self._wrapper.backward(loss)
+        # A gradient scaler makes infinities on purpose, and handles them.
+        if self._check and not hasattr(self._wrapper, "loss_scaler"):
+            self.guard.after_backward(self._core, self._iteration)
 
     def step(self, runner: Runner, core: Any, data: dict[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
         """One iteration with the optimiser's step; returns the scalars for mmengine's log."""
         assert self.pipa is not None  # made in before_train
-        self._wrapper = optim_wrapper
-        seed_iteration(self.pipa, runner.seed, runner.iter)
+        self._wrapper, self._core, self._iteration = optim_wrapper, core, runner.iter
         target = next(self.target)
+        # After both loaders: making a loader's iterator draws from torch's generator, and a resume makes a new one.
+        seed_iteration(self.pipa, runner.seed, runner.iter)
         source = core.data_preprocessor(data, True)
         target = core.data_preprocessor(target, True)
-        label = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in source["data_samples"]])
         gradients = self.gradient_interval > 0 and (runner.iter + 1) % self.gradient_interval == 0
-        check = self.check_interval > 0 and (runner.iter + 1) % self.check_interval == 0
+        due = self.check_interval > 0 and (runner.iter + 1) % self.check_interval == 0
+        self._check = due or source["inputs"].device.type == "cpu"
+        batch = {
+            "source": source["inputs"],
+            "source_label": torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in source["data_samples"]]),
+            "target": target["inputs"],
+            "valid_mask": valid_mask(target["data_samples"], target["inputs"].device),
+        }
+        self.guard.begin(core, self.pipa)
+        error: NonFiniteError | None = None
+        log: dict[str, Tensor] = {}
         try:
             with optim_wrapper.optim_context(core):
-                log = self.pipa(
-                    source["inputs"],
-                    label,
-                    target["inputs"],
-                    valid_mask=valid_mask(target["data_samples"], target["inputs"].device),
-                    log_gradients=gradients,
-                    check_finite=check,
-                )
-        except NonFiniteError as error:
+                log = self.pipa(**batch, log_gradients=gradients, check_finite=self._check)
+        except NonFiniteError as found:
+            files = [str(s.metainfo.get("img_path")) for s in (*source["data_samples"], *target["data_samples"])]
+            error = self.guard.failed(runner, self.pipa, found, batch, files)
+        failures = average(core, self.pipa.teacher, error is not None)
+        # Reading the count waits for the device; a process can only have failed where it has looked.
+        if error is not None or (self._check and failures is not None and bool(failures > 0)):
             optim_wrapper.zero_grad()
-            files = [sample.metainfo.get("img_path") for sample in (*source["data_samples"], *target["data_samples"])]
-            raise NonFiniteError(f"{error}; images: {', '.join(map(str, files))}") from error
-        average_gradients(core)
+            self.guard.drop(runner, self.pipa, error)
+            return {"skipped_iterations": torch.tensor(float(self.guard.skipped))}
+        self.guard.good()
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         return log
@@ -255,6 +276,11 @@ class PipaHook(Hook):
         for name, value in evaluate(runner, self.pipa.teacher).items():
             metrics[f"teacher/{name}"] = value
 
+    def gather_state(self, runner: Runner) -> None:
+        """Before a checkpoint, on all processes: each one has a memory bank of its own."""
+        if self.pipa is not None and get_world_size() > 1 and self.pipa._native.bank is not None:
+            self._banks = all_gather_object([tensor.cpu() for tensor in self.pipa._native.bank])
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if self.pipa is None:
             return
@@ -266,10 +292,13 @@ class PipaHook(Hook):
             "heads": cpu({key[len(HEADS) + 1 :]: value for key, value in heads.items()}),
             "imagenet": None if self._imagenet is None else cpu(self._imagenet.state_dict()),
             "step": own,
+            "banks": self._banks,
+            "skipped": self.guard.skipped,
             "world_size": get_world_size(),
         }
+        self._banks = None
 
-    def _restore(self, saved: dict[str, Any]) -> None:
+    def _restore(self, runner: Runner, saved: dict[str, Any]) -> None:
         assert self.pipa is not None
         self.pipa.teacher.load_state_dict(saved["teacher"])
         if self._imagenet is not None:
@@ -279,7 +308,19 @@ class PipaHook(Hook):
                     "resume with the settings it was started with"
                 )
             self._imagenet.load_state_dict(saved["imagenet"])
-        self.pipa.set_extra_state(saved["step"])
+        state, banks, world = dict(saved["step"]), saved.get("banks"), saved["world_size"]
+        if world != get_world_size():
+            runner.logger.warning(
+                f"PipaHook: the checkpoint was saved by {world} processes and {get_world_size()} go on: the training "
+                "is resumed, but its data and draws are not those of the uninterrupted run"
+            )
+        if banks is not None:
+            state["bank"] = banks[get_rank() % len(banks)]
+        if "bank" in state:
+            device = next(self.pipa.teacher.parameters()).device
+            state["bank"] = [tensor.to(device) for tensor in state["bank"]]
+        self.pipa.set_extra_state(state)
+        self.guard.skipped = saved.get("skipped", 0)
 
 
 def core_model(runner: Runner) -> Any:
@@ -341,25 +382,6 @@ def valid_mask(samples: list[Any], device: torch.device | None = None) -> Tensor
     size = functional.pad(known[0], known[1]).shape
     masks = [torch.ones(size, device=device) if inner is None else functional.pad(inner, pads) for inner, pads in rows]
     return torch.stack(masks)
-
-
-def average_gradients(core: nn.Module) -> None:
-    """Mean of the gradients over all processes, in one flat exchange.
-
-    The iteration has several backward passes and not every pass touches every parameter, which DDP's reducer does not
-    allow; summing once at the end is correct for every combination of terms. A parameter without gradient on one rank
-    counts as zero there.
-    """
-    world = get_world_size()
-    if world == 1:
-        return
-    parameters = [p for p in core.parameters() if p.requires_grad]
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.flatten().float() for g in grads])
-    all_reduce(flat)
-    flat /= world
-    for parameter, part in zip(parameters, flat.split([g.numel() for g in grads]), strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
 
 def cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
