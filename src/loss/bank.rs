@@ -44,6 +44,16 @@ impl MemoryBank {
         Ok(Self { feat_sd, label_s, next_c, capacity: slots / classes })
     }
 
+    /// The same bank in memory of its own.
+    pub fn duplicate(&self) -> Result<Self> {
+        Ok(Self {
+            feat_sd: self.feat_sd.f_detach_copy()?,
+            label_s: self.label_s.f_detach_copy()?,
+            next_c: self.next_c.f_detach_copy()?,
+            capacity: self.capacity,
+        })
+    }
+
     /// Features [S,D], labels [S] and filled [S] of all slots.
     pub fn keys(&self) -> Result<(Tensor, Tensor, Tensor)> {
         let slots = self.label_s.size()[0];

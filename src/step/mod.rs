@@ -13,6 +13,7 @@ pub use networks::{Head, Networks, Output};
 pub use settings::{LossAverage, MixClasses, PatchSource, PixelSampling, Settings};
 
 use crate::error::{Error, Result};
+use crate::host::slice::check_ids;
 use crate::loss::bank::MemoryBank;
 use crate::loss::feature_distance::FeatureDistance;
 use crate::loss::patch::patch_contrast;
@@ -27,7 +28,7 @@ use crate::rng::Rng;
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
 use crate::teacher::ema_update;
 use log::Log;
-use tch::{no_grad, Kind, Tensor};
+use tch::{no_grad, Device, Kind, Tensor};
 
 /// Labelled source images and unlabelled target images.
 pub struct Batch {
@@ -87,8 +88,20 @@ impl Step {
     }
 
     /// Runs one iteration: updates the teacher and adds gradients to the student. The caller owns the optimiser.
+    ///
+    /// An error leaves counter, random numbers and memory bank as they were; the caller drops the gradients. The teacher
+    /// has then followed the student already, and would do so again if the iteration were repeated.
     pub fn run(&mut self, networks: &mut dyn Networks, batch: &Batch, call: Call) -> Result<Report> {
-        let batch = check_batch(batch)?;
+        let bank = self.bank.as_ref().map(MemoryBank::duplicate).transpose()?;
+        let report = self.attempt(networks, batch, call);
+        if report.is_err() {
+            self.bank = bank;
+        }
+        report
+    }
+
+    fn attempt(&mut self, networks: &mut dyn Networks, batch: &Batch, call: Call) -> Result<Report> {
+        let batch = check_batch(batch, &self.settings)?;
         let size = (batch.source.size()[2], batch.source.size()[3]);
         let images = batch.source.size()[0] as usize;
         // A failed iteration must not move the stream of random numbers: a retry then sees the same draws.
@@ -248,11 +261,8 @@ impl Step {
         let logits = networks.teacher(&batch.target)?.f_detach()?;
         check_rank(&logits, 4, "teacher logits", "[B,C,H,W]")?;
         let size = &batch.target.size()[2..];
-        let logits = if logits.size()[2..] == *size {
-            logits
-        } else {
-            logits.f_upsample_bilinear2d(size, false, None, None)?
-        };
+        let logits =
+            if logits.size()[2..] == *size { logits } else { logits.f_upsample_bilinear2d(size, false, None, None)? };
         let pseudo = PseudoLabel { threshold: s.threshold, ignore_top: s.ignore_top, ignore_bottom: s.ignore_bottom };
         let (pseudo_label, pseudo_weight) = pseudo.forward(&logits, batch.valid_mask.as_ref())?;
 
@@ -309,9 +319,8 @@ impl Step {
             let (height, width) = (batch.target.size()[2], batch.target.size()[3]);
             let (rows, columns) = masking::mask_grid(height, width, s.mask_block)?;
             let flat: Vec<f32> = uniform.iter().flatten().map(|&u| u as f32).collect();
-            let uniform = Tensor::f_from_slice(&flat)?
-                .f_reshape([-1, 1, rows, columns])?
-                .f_to_device(batch.target.device())?;
+            let uniform =
+                Tensor::f_from_slice(&flat)?.f_reshape([-1, 1, rows, columns])?.f_to_device(batch.target.device())?;
             let image = if draws.mask_augment.is_empty() {
                 batch.target.shallow_clone()
             } else {
@@ -363,8 +372,8 @@ fn crop_label(map_bhw: &Tensor, region: Option<BoxYX>) -> Result<Tensor> {
     }
 }
 
-/// Checks ranks, sizes, dtypes and devices; gives label and mask as [B,H,W].
-fn check_batch(batch: &Batch) -> Result<Batch> {
+/// Checks ranks, sizes, dtypes, devices and, on the host, class ids; gives label and mask as [B,H,W].
+fn check_batch(batch: &Batch, settings: &Settings) -> Result<Batch> {
     check_rank(&batch.source, 4, "source image", "[B,3,H,W]")?;
     check_float(&batch.source, "source image")?;
     check_rank(&batch.target, 4, "target image", "[B,3,H,W]")?;
@@ -373,6 +382,10 @@ fn check_batch(batch: &Batch) -> Result<Batch> {
     check_device(&batch.target, "target image", &batch.source, "source image")?;
     let source_label = as_map(&batch.source_label, "source label", batch)?;
     check_integer(&source_label, "source label")?;
+    // On an accelerator the look would make it wait: there a stray id counts as the ignored one or fails in the loss.
+    if source_label.device() == Device::Cpu {
+        check_ids(&source_label, settings.num_classes, settings.ignore_index, "source label")?;
+    }
     let source_label = source_label.f_to_kind(Kind::Int64)?;
     let valid_mask = batch.valid_mask.as_ref().map(|mask| as_map(mask, "valid mask", batch)).transpose()?;
     Ok(Batch { source: batch.source.shallow_clone(), source_label, target: batch.target.shallow_clone(), valid_mask })

@@ -199,7 +199,9 @@ impl Settings {
                 return refuse(name, "a finite number of at least 0", value.to_string());
             }
         }
-        for (name, value) in [("pixel_temperature", self.pixel_temperature), ("patch_temperature", self.patch_temperature)] {
+        for (name, value) in
+            [("pixel_temperature", self.pixel_temperature), ("patch_temperature", self.patch_temperature)]
+        {
             if !(value > 0.0 && value.is_finite()) {
                 return refuse(name, "a positive number", value.to_string());
             }
@@ -226,7 +228,11 @@ impl Settings {
             return refuse("patch_iou", "a range within [0, 1]", format!("[{low}, {high}]"));
         }
         if self.mean.len() != self.std.len() || self.mean.is_empty() || self.std.iter().any(|&s| s <= 0.0) {
-            return refuse("mean and std", "of one length with positive std", format!("{:?}, {:?}", self.mean, self.std));
+            return refuse(
+                "mean and std",
+                "of one length with positive std",
+                format!("{:?}, {:?}", self.mean, self.std),
+            );
         }
         if let Some(class) = self.feature_distance_classes.iter().flatten().find(|&&c| c < 0 || c >= self.num_classes) {
             return refuse("feature_distance_classes", &format!("ids in 0..{}", self.num_classes), class.to_string());
