@@ -100,6 +100,17 @@ class MiT(MixVisionTransformer):
                 if old.sr_ratio > 1:
                     _set_eps(block.attn.norm)
 
+    def init_weights(self) -> None:
+        """As the parent's, but a local file of weights may be SegFormer's own and must hold every weight."""
+        init = self.init_cfg if isinstance(self.init_cfg, dict) else {}
+        path = str(init.get("checkpoint", ""))
+        if init.get("type") != "Pretrained" or "://" in path:
+            super().init_weights()
+            return
+        from pipa.mmseg.pretrained import load_encoder  # it builds encoders itself
+
+        load_encoder(self, path)
+
     @property
     def out_channels(self) -> Sequence[int]:
         """Channels of the maps this encoder returns."""

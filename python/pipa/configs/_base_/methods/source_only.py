@@ -1,0 +1,3 @@
+"""No adaptation: ordinary supervised training on the source. The target's images are not opened."""
+
+custom_hooks = []
