@@ -33,11 +33,16 @@ pub fn count_pairs<P: Id, L: Id>(prediction: &[P], label: &[L], classes: i64, ig
     let size = (n + 2) * width;
     // Neighbours are mostly equal: alternating tables keep one increment from waiting for the one before.
     let lanes = if size <= 1 << 14 { 4 } else { 1 };
-    let slot = |p: P, l: L| {
-        let (p, l) = (p.id(), l.id());
-        let column = if (p as u64) < classes as u64 { p as usize } else { n };
+    let column_of = |p: i64| if (p as u64) < classes as u64 { p as usize } else { n };
+    let row_of = |l: i64| {
         let row = if (l as u64) < classes as u64 { l as usize } else { n + 1 };
-        (if l == ignore { n } else { row }) * width + column
+        (if l == ignore { n } else { row }) * width
+    };
+    let columns: [usize; 256] = std::array::from_fn(|i| column_of(i as i64));
+    let rows: [usize; 256] = std::array::from_fn(|i| row_of(i as i64));
+    let slot = |p: P, l: L| {
+        let column = if P::BYTE { columns[(p.id() & 255) as usize] } else { column_of(p.id()) };
+        column + if L::BYTE { rows[(l.id() & 255) as usize] } else { row_of(l.id()) }
     };
     let chunk = CHUNK.max(size);
     let total = pool::run(|| {

@@ -108,9 +108,12 @@ pub(crate) fn output_bits<T: Element>(size: &[i64], kind: Kind) -> Result<Output
 
 /// An integer id as it is stored.
 pub trait Id: Element + PartialEq {
+    /// All ids fit a table of 256.
+    const BYTE: bool = false;
     fn id(self) -> i64;
 }
 impl Id for u8 {
+    const BYTE: bool = true;
     fn id(self) -> i64 {
         i64::from(self)
     }
