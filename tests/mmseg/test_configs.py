@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
 def test_one_variable_moves_all_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPA_DATA", "/elsewhere/data")
     monkeypatch.setenv("PIPA_PRETRAINED", "/elsewhere/weights")
-    for name in MATRIX:
+    for name in (name for name in MATRIX if parts(name)[2] == "pipa"):
         text = json.dumps(load(name).to_dict())
         roots = [part.split('"')[1] for part in text.split('"data_root":')[1:]]
         assert len(roots) >= 5
@@ -233,7 +235,7 @@ IMAGE = (80, 128)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """All data sets in their official layouts, two images each."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("data")
@@ -258,7 +260,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stem = f"{split}/night/{sequence}/{sequence}_frame_{i:06d}"
             label = None if split == "train" else f"dark_zurich/gt/{stem}_gt_labelTrainIds.png"
             pair(f"dark_zurich/rgb_anon/{stem}_rgb_anon.png", label, i)
-    return root
+    # mmengine collects garbage at every data set it builds: without the modules' objects that takes no time.
+    gc.collect()
+    gc.freeze()
+    yield root
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ pipa = dict(
     # alpha of the paper.
     pixel_weight=0.1,
     pixel_temperature=0.1,
-    # All pairs of two crops are over 10^9: at most 1024 anchors, as many of each class, half of them where the network errs.
+    # All pairs of two crops are over 10^9: at most 1024 anchors, as many of each class, half where the network errs.
     pixel_sampling="balanced",
     pixel_max_anchors=1024,
     pixel_max_per_class=100,
