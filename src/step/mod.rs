@@ -318,6 +318,15 @@ impl Step {
         let image = no_grad(|| -> Result<Tensor> {
             let (height, width) = (batch.target.size()[2], batch.target.size()[3]);
             let (rows, columns) = masking::mask_grid(height, width, s.mask_block)?;
+            let cells = (rows * columns) as usize;
+            if uniform.len() as i64 != batch.target.size()[0] || uniform.iter().any(|image| image.len() != cells) {
+                return Err(Error::shape(format!(
+                    "draws: mask: expected {} lists (one per image) of {cells} numbers ({rows} x {columns} blocks), got \
+                     lists of {:?}",
+                    batch.target.size()[0],
+                    uniform.iter().map(Vec::len).collect::<Vec<_>>()
+                )));
+            }
             let flat: Vec<f32> = uniform.iter().flatten().map(|&u| u as f32).collect();
             let uniform =
                 Tensor::f_from_slice(&flat)?.f_reshape([-1, 1, rows, columns])?.f_to_device(batch.target.device())?;

@@ -45,6 +45,16 @@ def head(fusion: str) -> dict[str, Any]:
     }
 
 
+def segmentor(tree: str) -> dict[str, Any]:
+    """The small networks of the recorded training steps, without dropout and drop-path."""
+    decode_head = {**head("sepaspp"), "dropout_ratio": 0.0}
+    encoder = {**backbone((1, 1, 1, 1)), "drop_path_rate": 0.0}
+    if tree == "HRDA":
+        decode_head.update(type="HRDAHead", attention_embed_dim=16)
+        return {"type": "HRDAEncoderDecoder", "backbone": encoder, "decode_head": decode_head, "hr_crop_size": (64, 64)}
+    return {"type": "EncoderDecoder", "backbone": encoder, "decode_head": decode_head, "test_cfg": {"mode": "whole"}}
+
+
 def load(root: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
     path = root / f"{name}.safetensors"
     if not path.exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,26 +14,12 @@ pytest.importorskip("safetensors")
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
-from network_cases import Replay, backbone, close, head, loss_and_accuracy
+from network_cases import Replay, close, loss_and_accuracy, segmentor
 from safetensors.torch import load_file
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.checkpoint_keys import convert_state_dict
 from pipa.mmseg.networks import backbone_features, segmentor_outputs, teacher_logits
-
-
-def config(tree: str) -> dict[str, Any]:
-    decode_head = {**head("sepaspp"), "dropout_ratio": 0.0}
-    encoder = {**backbone((1, 1, 1, 1)), "drop_path_rate": 0.0}
-    if tree == "DAFormer":
-        return {
-            "type": "EncoderDecoder",
-            "backbone": encoder,
-            "decode_head": decode_head,
-            "test_cfg": {"mode": "whole"},
-        }
-    decode_head.update(type="HRDAHead", attention_embed_dim=16)
-    return {"type": "HRDAEncoderDecoder", "backbone": encoder, "decode_head": decode_head, "hr_crop_size": (64, 64)}
 
 
 @pytest.mark.parametrize("tree", ["DAFormer", "HRDA"])
@@ -47,7 +32,7 @@ def test_first_step(golden: Path, tree: str) -> None:
     state = load_file(root / f"{tree}_init.safetensors")
     models = {}
     for name in ("model", "ema_model", "imnet_model"):
-        model = MODELS.build(ConfigDict(config(tree)))
+        model = MODELS.build(ConfigDict(segmentor(tree)))
         part = {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
         model.load_state_dict(convert_state_dict(part))
         models[name] = model.train()
