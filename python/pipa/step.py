@@ -160,9 +160,10 @@ class PipaStep(nn.Module):
             ShapeError, DTypeError, DeviceError: a tensor does not fit; the message names it.
             NonFiniteError: a term is NaN or infinite; no parameter has been changed by it.
         """
-        scalars, self.last = self._native.run(
+        scalars, mixed = self._native.run(
             self._networks, source, source_label, target, valid_mask, draws, log_gradients, check_finite
         )
+        self.last = {"source_image": source, "source_label": source_label, "target_image": target, **(mixed or {})}
         return dict(scalars)
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -28,7 +28,12 @@ fn from_box(b: BoxYX) -> Region {
 struct PyNetworks(Py<PyAny>);
 
 impl PyNetworks {
-    fn call<R>(&self, name: &str, arguments: Vec<Tensor>, read: impl FnOnce(Bound<'_, PyAny>) -> PyResult<R>) -> Result<R> {
+    fn call<R>(
+        &self,
+        name: &str,
+        arguments: Vec<Tensor>,
+        read: impl FnOnce(Bound<'_, PyAny>) -> PyResult<R>,
+    ) -> Result<R> {
         Python::with_gil(|py| {
             let arguments = arguments.into_iter().map(|t| T(t).into_pyobject(py)).collect::<PyResult<Vec<_>>>()?;
             let value = self.0.bind(py).call_method1(name, PyTuple::new(py, arguments)?)?;
@@ -63,8 +68,7 @@ impl Networks for PyNetworks {
                     .map(|(logits, region, weight)| Head { logits: logits.0, region: region.map(to_box), weight })
                     .collect(),
                 features: features.into_iter().map(|t| t.0).collect(),
-                detail: detail
-                    .map(|(features, region)| (features.into_iter().map(|t| t.0).collect(), to_box(region))),
+                detail: detail.map(|(features, region)| (features.into_iter().map(|t| t.0).collect(), to_box(region))),
             })
         })
     }
@@ -177,10 +181,14 @@ impl PyStep {
         draws: Option<Bound<'py, PyDict>>,
         gradients: bool,
         check_finite: bool,
-    ) -> PyResult<(Vec<(String, T)>, Option<Bound<'py, PyDict>>)> {
+    ) -> PyResult<PyReport<'py>> {
         let draws = draws.map(|d| read_draws(&d)).transpose()?;
-        let batch =
-            Batch { source: source.0, source_label: source_label.0, target: target.0, valid_mask: valid_mask.map(|m| m.0) };
+        let batch = Batch {
+            source: source.0,
+            source_label: source_label.0,
+            target: target.0,
+            valid_mask: valid_mask.map(|m| m.0),
+        };
         let report = enter(py, move || {
             self.state()?.run(&mut PyNetworks(networks), &batch, Call { draws, gradients, check_finite })
         })?;
@@ -188,16 +196,19 @@ impl PyStep {
     }
 }
 
-fn give_report(py: Python<'_>, report: Report) -> PyResult<(Vec<(String, T)>, Option<Bound<'_, PyDict>>)> {
+/// Named scalars, and the tensors for panels.
+type PyReport<'py> = (Vec<(String, T)>, Option<Bound<'py, PyDict>>);
+
+fn give_report(py: Python<'_>, report: Report) -> PyResult<PyReport<'_>> {
     let scalars = report.scalars.into_iter().map(|(name, value)| (name, T(value))).collect();
     let Some(mixed) = report.mixed else { return Ok((scalars, None)) };
     let dict = PyDict::new(py);
-    dict.set_item("image", T(mixed.image))?;
-    dict.set_item("label", T(mixed.label))?;
-    dict.set_item("weight", T(mixed.weight))?;
+    dict.set_item("mixed_image", T(mixed.image))?;
+    dict.set_item("mixed_label", T(mixed.label))?;
+    dict.set_item("mixed_weight", T(mixed.weight))?;
     dict.set_item("pseudo_label", T(mixed.pseudo_label))?;
     dict.set_item("pseudo_weight", T(mixed.pseudo_weight))?;
-    dict.set_item("mask", T(mixed.mask))?;
+    dict.set_item("mix_mask", T(mixed.mask))?;
     if let Some(pair) = mixed.patches {
         dict.set_item("patches", (from_box(pair.box1), from_box(pair.box2), pair.flip1, pair.flip2))?;
     }
@@ -238,9 +249,9 @@ fn read_augment(list: &Bound<'_, PyAny>) -> PyResult<Vec<AugmentDraw>> {
             None
         } else {
             let order: Vec<usize> = jitter.get_item("order")?.extract()?;
-            let order = order
-                .try_into()
-                .map_err(|o: Vec<usize>| PyValueError::new_err(format!("draws: order must have 4 entries, got {o:?}")))?;
+            let order = order.try_into().map_err(|o: Vec<usize>| {
+                PyValueError::new_err(format!("draws: order must have 4 entries, got {o:?}"))
+            })?;
             let factors: BTreeMap<String, f64> = ["brightness", "contrast", "saturation", "hue"]
                 .into_iter()
                 .map(|name| Ok((name.to_string(), jitter.get_item(name)?.extract()?)))

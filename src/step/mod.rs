@@ -282,7 +282,7 @@ impl Step {
         let weight = class_mix(&mask, &pseudo_weight.f_ones_like()?, &pseudo_weight)?;
         let image =
             if draws.augment.is_empty() { image } else { draws::strong_augment(s).apply(&image, &draws.augment)? };
-        Ok(Mixed { image, label, weight, pseudo_label, pseudo_weight, mask, patches: draws.patches.clone() })
+        Ok(Mixed { image, label, weight, pseudo_label, pseudo_weight, mask, patches: draws.patches })
     }
 
     /// Step 8. Both crops go through the student in one pass.

@@ -19,8 +19,19 @@ model = dict(
         seg_pad_val=255,
         size=crop_size,
     ),
-    # A quarter of MiT-B0's width: trained from nothing, since no ImageNet weights of this size exist.
-    backbone=dict(type="MiT", embed_dims=16, num_heads=(1, 2, 4, 8), num_layers=(1, 1, 2, 1), drop_path_rate=0.05),
+    # Trained from nothing, since no ImageNet weights of this size exist: there a small ResNet learns much faster than a
+    # transformer (MiT of the same cost reached 42 mIoU and no pole, sign or person).
+    backbone=dict(
+        type="ResNetV1c",
+        depth=18,
+        base_channels=16,
+        stem_channels=16,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+        style="pytorch",
+    ),
     decode_head=dict(
         type="DAFormerHead",
         in_channels=(16, 32, 64, 128),
@@ -101,26 +112,26 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="DomainIoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
-max_iters = 1200
+max_iters = 1000
 optim_wrapper = dict(
     type="OptimWrapper",
-    # Ten times the published 6e-5: the network is small, starts from nothing and trains fifty times shorter.
-    optimizer=dict(type="AdamW", lr=6e-4, betas=(0.9, 0.999), weight_decay=0.01),
-    # The published ratio of 10 is for a pretrained backbone; here both start from nothing.
-    paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=2.0)), norm_decay_mult=0.0),
+    # Far above the published 6e-5: the network is small, starts from nothing and trains fifty times shorter.
+    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.01),
+    # No larger rate for the heads: that ratio of 10 is for a pretrained backbone; here both start from nothing.
+    paramwise_cfg=dict(norm_decay_mult=0.0),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
     dict(type="PolyLR", eta_min=0.0, power=1.0, begin=50, end=max_iters, by_epoch=False),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=400)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=250)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=400, max_keep_ckpts=1),
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=500, max_keep_ckpts=1),
 )
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="spawn", opencv_num_threads=0))
 log_processor = dict(by_epoch=False, window_size=50)

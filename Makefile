@@ -1,0 +1,68 @@
+# Every target works on a bare machine with Rust, a C++ compiler, make and CPython 3.10+.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# torch-sys builds against the torch of the environment that is first on PATH.
+export PATH := $(abspath $(BIN)):$(PATH)
+export VIRTUAL_ENV := $(abspath $(VENV))
+# mmengine must never install packages behind our back, and a test must not reach for a GPU's worth of threads.
+export PIP_REQUIRE_VIRTUALENV := 1
+RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-toy wheel clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python tools/install_dependencies.py
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
+	$(BIN)/maturin develop --release
+	touch $@
+
+build: $(VENV)/.built  ## create .venv, install, compile; does nothing when all is up to date
+
+demo: build  ## adapt a network on the embedded domain pair, write demo/report.html (about 10 minutes on 2 cores)
+	$(BIN)/pipa demo
+
+test: lint cargo-test pytest  ## lints, Rust tests, Python tests
+
+lint: build  ## formatting, clippy, ruff, mypy, stubs
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --release --features extension-module -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest pipa._core
+
+format: build  ## format Rust and Python
+	cargo fmt
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+cargo-test: build  ## tests of the Rust core, without Python
+	cargo test --release
+
+pytest: build  ## Python tests
+	$(BIN)/python -m pytest
+
+fuzz: build  ## property tests with a hundred thousand cases each
+	PROPTEST_CASES=100000 cargo test --release
+
+bench: build  ## kernels beside their plain-PyTorch twins: ratio and peak memory
+	$(BIN)/python benchmarks/kernels.py
+
+bench-toy: build  ## the toy table of docs/results.md: 3 seeds, with oracle
+	$(BIN)/pipa demo --out demo/seeds --seeds 0 1 2 --oracle
+
+wheel: build  ## wheel for this Python and torch, in dist/
+	$(BIN)/maturin build --release --out dist
+
+clean:  ## remove build results, keep .venv
+	rm -rf target dist python/pipa/*.so demo
