@@ -1,14 +1,11 @@
-"""A PiPa training small enough to be run, killed and resumed by tests: 64 px images, an encoder of 8 channels.
-
-As a program it runs one training and writes the result, for the tests that need a process of their own:
-
-    python tiny.py config.json
-"""
+"""A PiPa training small enough to be run, killed and resumed by tests: 64 px images, an encoder of 8 channels."""
 
 from __future__ import annotations
 
 import copy
-import json
+import multiprocessing
+import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -132,7 +129,7 @@ def config(
             dict(type="PolyLR", power=1.0, by_epoch=False, begin=3, end=100),
         ],
         default_hooks=dict(
-            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1),
+            checkpoint=dict(type="SafeCheckpointHook", interval=1),
             logger=dict(type="LoggerHook", interval=1000),
         ),
         custom_hooks=[hook],
@@ -188,8 +185,26 @@ def differences(a: Any, b: Any, name: str = "") -> list[str]:
     return [] if a == b else [f"{name}: {a!r} != {b!r}"]
 
 
-if __name__ == "__main__":
-    settings = json.loads(Path(sys.argv[1]).read_text())
-    done = train(settings["config"], resume=settings.get("resume", False))
-    if done.iter >= done.max_iters:
-        torch.save(everything(done), settings["result"])
+def child(cfg: dict[str, Any], log: str, result: str | None = None, resume: bool = False, file_limit: int = 0) -> None:
+    """Body of a process of its own: train, write `everything` to `result`, all output to `log`.
+
+    file_limit: the largest file in bytes that the system lets this process write; 0 is no limit.
+    """
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    if file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    done = train(cfg, resume=resume)
+    if result is not None and done.iter >= done.max_iters:
+        torch.save(everything(done), result)
+
+
+def processes() -> Any:
+    """Starts processes that have imported everything already, forked from a server that has done nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny"])
+    here = str(Path(__file__).resolve().parent)  # the server finds this file by the environment only
+    if here not in os.environ.get("PYTHONPATH", ""):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    return context

@@ -8,6 +8,8 @@ from pipa.doctor import require_packages
 
 require_packages()
 
+from pipa.mmseg import safe_load
+from pipa.mmseg.checkpoint_hook import SafeCheckpointHook
 from pipa.mmseg.daformer_head import DAFormerHead
 from pipa.mmseg.datasets import (
     SYNTHIA_13,
@@ -32,6 +34,8 @@ from pipa.mmseg.timm_backbone import TimmEncoder
 from pipa.mmseg.transforms import LoadImage, LoadLabel, PackUnlabelled, PseudoMargins, SyncCrop
 from pipa.mmseg.vit import ViTPyramid
 
+safe_load.install()
+
 __all__ = [
     "SYNTHIA_13",
     "SYNTHIA_16",
@@ -54,6 +58,7 @@ __all__ = [
     "PipaHook",
     "PseudoMargins",
     "RareClassSampling",
+    "SafeCheckpointHook",
     "SeededDataset",
     "SyncCrop",
     "SynthiaDataset",

@@ -19,7 +19,11 @@ PART = ".part"
 
 
 class DamagedFile(ValueError):
-    """A file does not hold what was written to it."""
+    """A file does not hold what was written to it, or could not be loaded again; `reason` says it without the name."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
 
 
 def save(content: Any, path: str | Path, allowed: Sequence[Any] = ()) -> None:
@@ -85,15 +89,16 @@ def verify(path: str | Path, allowed: Sequence[Any] = ()) -> None:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, zlib.error) as error:
-        raise DamagedFile(f"{path}: truncated or damaged ({error})") from None
+        raise DamagedFile(path, f"truncated or damaged ({error})") from None
     if bad is not None:
-        raise DamagedFile(f"{path}: damaged, the checksum of {bad} does not match")
+        raise DamagedFile(path, f"damaged, the checksum of {bad} does not match")
     with torch.serialization.safe_globals(list(allowed)):
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     if unsafe:
         raise DamagedFile(
-            f"{path}: would not load again, it holds {', '.join(sorted(unsafe))}; only tensors and plain values may be "
-            "saved in a checkpoint"
+            path,
+            f"it would not load again, it holds {', '.join(sorted(unsafe))}; only tensors and plain values may be saved "
+            "in a checkpoint",
         )
 
 
