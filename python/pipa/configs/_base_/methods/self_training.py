@@ -9,7 +9,7 @@ custom_hooks = [dict(type="PipaHook")]
 pipa = dict(
     # Teacher: mean of the student over the last thousand iterations.
     alpha=0.999,
-    # A pixel of the target is sure from this probability on; the share of sure pixels weighs an image's pseudo-labels.
+    # A pixel of the target is sure from this probability on; the share of sure pixels weighs the pseudo-labels.
     threshold=0.968,
     # Cross entropy on mixed images counts as much as on source images.
     mix_weight=1.0,

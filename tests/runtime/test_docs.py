@@ -1,0 +1,50 @@
+"""The documentation's tables say what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipa.step import default_settings
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROW = re.compile(r"^\| `(\w+)` \| `([^`]*)` \| (.+) \|$", re.M)
+
+
+def table(text: str) -> dict[str, Any]:
+    """Name -> default of every row; each row must also give a reason."""
+    rows = ROW.findall(text)
+    assert len({name for name, _, _ in rows}) == len(rows), "a setting is listed twice"
+    assert all(len(reason) > 3 for _, _, reason in rows)
+    return {name: json.loads(default) for name, default, _ in rows}
+
+
+def test_settings_are_listed_with_their_defaults() -> None:
+    iteration, _hook = (DOCS / "settings.md").read_text().split("## Of the hook")
+    assert table(iteration) == default_settings()
+
+
+def test_hook_arguments_are_listed_with_their_defaults() -> None:
+    pytest.importorskip("mmseg")
+    from pipa.mmseg.hook import OWN_ARGUMENTS
+
+    _iteration, hook = (DOCS / "settings.md").read_text().split("## Of the hook")
+    assert table(hook) == OWN_ARGUMENTS
+
+
+def test_migration_names_exist() -> None:
+    """Every `pipa.X`, config and hook setting that docs/migration.md sends people to is there."""
+    from pipa.configs import list_configs
+
+    text = (DOCS / "migration.md").read_text()
+    configs = {name for name, _ in list_configs()}
+    named = set(re.findall(r"`((?:gta2cs|synthia2cs|cs2acdc|cs2darkzurich)_\w+)`", text))
+    assert named
+    assert named <= configs
+    settings = set(re.findall(r"`pipa\.(\w+)`", text))
+    assert len(settings) > 15
+    assert settings - {"functional"} <= set(default_settings())
