@@ -92,7 +92,7 @@ def test_source_only_then_pipa(data: Path, tmp_path: Path) -> None:
 
 def test_data_root_reaches_every_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(PIPA, {"data_root": "some/folder", "train_dataloader.batch_size": 3})
-    target = config.custom_hooks[0].target_dataloader.dataset
+    target = config.target_dataloader.dataset
     roots = [
         config.train_dataloader.dataset.dataset.data_root,
         target.data_root,
