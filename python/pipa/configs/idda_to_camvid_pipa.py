@@ -7,8 +7,8 @@
 # ImageNet one: the hook keeps it before the checkpoint is loaded.)
 _base_ = ["_base_/idda_to_camvid.py"]
 
-iterations = 500
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=250)
+iterations = 400
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=200)
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
     dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=50, end=iterations),

@@ -4,7 +4,7 @@
 _base_ = ["_base_/idda_to_camvid.py"]
 
 iterations = 1000
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=500)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=1000)
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=100, end=iterations),
