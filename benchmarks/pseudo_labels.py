@@ -14,13 +14,12 @@ import argparse
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmengine.utils import import_modules_from_strings
 from mmseg.registry import MODELS
 
 from pipa import functional
 from pipa._networks import quiet_train
-from pipa.mmseg.config import load_config
 from pipa.mmseg.networks import teacher_logits
+from pipa.mmseg.run import load_config, load_weights
 
 
 @torch.no_grad()
@@ -33,14 +32,10 @@ def main() -> None:
     parser.add_argument("--teacher", action="store_true", help="the teacher of a PiPa checkpoint")
     parser.add_argument("--training-mode", action="store_true", help="batch statistics, as the iteration's teacher")
     args = parser.parse_args()
-    config = load_config(args.config, {"data_root": args.data_root} if args.data_root else None)
-    import_modules_from_strings(**config.custom_imports)
+    config = load_config(args.config, [f"data_root={args.data_root}"] if args.data_root else [])
     init_default_scope("mmseg")
     model = MODELS.build(config.model)
-    # Only for checkpoints of one's own: optimiser states hold NumPy objects, which the safe loader refuses.
-    saved = torch.load(args.checkpoint, map_location="cpu", weights_only=False)
-    state = saved["pipa"]["teacher"] if args.teacher else saved["state_dict"]
-    model.load_state_dict({key: value for key, value in state.items() if not key.startswith("pipa_heads.")})
+    load_weights(model, args.checkpoint, args.teacher)
     if args.training_mode:
         quiet_train(model)
     else:
@@ -67,7 +62,7 @@ def report(names: tuple[str, ...], counts: torch.Tensor, confident: torch.Tensor
     total, right = counts.sum(), counts.diagonal()
     labelled, predicted = counts.sum(1), counts.sum(0)
     print(
-        f"{'class':12}{'label %':>9}{'pred %':>9}{'IoU':>8}{'prec':>8}{'recall':>8}{'sure %':>8}{'sure prec':>10}  wrong"
+        f"{'class':12}{'label %':>9}{'pred %':>9}{'IoU':>8}{'prec':>8}{'recall':>8}{'sure %':>8}{'sure prec':>10} wrong"
     )
     for i, name in enumerate(names):
         wrong = counts[:, i].clone()
@@ -86,7 +81,7 @@ def report(names: tuple[str, ...], counts: torch.Tensor, confident: torch.Tensor
         print(
             f"{name:12}{values[0]:9.2f}{values[1]:9.2f}"
             + "".join(f"{v:8.1f}" for v in values[2:])
-            + f"{sure:10.1f}  {what}"
+            + f"{sure:10.1f} {what}"
         )
     iou = right / (labelled + predicted - right)
     print(

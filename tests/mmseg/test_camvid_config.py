@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import pipa
-from pipa.mmseg.config import load_config
+from pipa.mmseg.run import load_config
 
 CONFIGS = Path(pipa.__file__).parent / "configs"
 SOURCE_ONLY, PIPA = (CONFIGS / f"idda_to_camvid_{name}.py" for name in ("source_only", "pipa"))
@@ -75,9 +75,9 @@ def scalar(runner: Runner, name: str) -> float:
 
 
 def test_source_only_then_pipa(data: Path, tmp_path: Path) -> None:
-    run(load_config(SOURCE_ONLY, {"data_root": data}), tmp_path / "source")
+    run(load_config(SOURCE_ONLY, [f"data_root={data}"]), tmp_path / "source")
     start = tmp_path / "source" / "iter_2.pth"
-    runner = run(load_config(PIPA, {"data_root": data, "load_from": str(start)}), tmp_path / "pipa")
+    runner = run(load_config(PIPA, [f"data_root={data}", f"load_from={start}"]), tmp_path / "pipa")
     for term in ("source", "pixel", "feature_distance", "mix", "patch"):
         assert np.isfinite(scalar(runner, f"train/loss_{term}")), term
     for name in ("mIoU", "IoU.Bike", "teacher/mIoU"):
@@ -91,7 +91,7 @@ def test_source_only_then_pipa(data: Path, tmp_path: Path) -> None:
 
 
 def test_data_root_reaches_every_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config(PIPA, {"data_root": "some/folder", "train_dataloader.batch_size": 3})
+    config = load_config(PIPA, ["data_root=some/folder", "train_dataloader.batch_size=3"])
     target = config.target_dataloader.dataset
     roots = [
         config.train_dataloader.dataset.dataset.data_root,
@@ -104,7 +104,7 @@ def test_data_root_reaches_every_data_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert "PIPA_DATA" not in os.environ
     monkeypatch.setenv("PIPA_DATA", "other")
     assert load_config(PIPA).test_dataloader.dataset.data_root == "other/target"
-    assert load_config(PIPA, {"data_root": "some/folder"}).data_root == "some/folder"
+    assert load_config(PIPA, ["data_root=some/folder"]).data_root == "some/folder"
     assert os.environ["PIPA_DATA"] == "other"
 
 
@@ -112,4 +112,4 @@ def test_data_root_without_effect_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "config.py"
     path.write_text("data_root = 'here'\ndataset = dict(data_root=f'{data_root}/a')\n")
     with pytest.raises(ValueError, match="data_root has no effect"):
-        load_config(path, {"data_root": "there"})
+        load_config(path, ["data_root=there"])

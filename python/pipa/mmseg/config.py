@@ -1,4 +1,4 @@
-"""Reading configs whose data folder comes from the command line.
+"""Reading a config whose data folder comes from the command line.
 
 mmengine applies ``--cfg-options`` after a config file has run, so values that the file derived from an overridden
 variable (``f"{data_root}/source"``) would keep the old one. The shipped configs therefore take their data folder from
@@ -8,37 +8,33 @@ the environment (``data_root = "{{$PIPA_DATA:...}}"``), which mmengine fills in 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
 DATA_VARIABLE = "PIPA_DATA"
 
 
-def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Config of a file with ``options`` (dotted keys) on top; the option ``data_root`` reaches every data set.
+def read_config(path: str | Path, data_root: str | Path | None = None) -> Config:
+    """Config of a file; ``data_root``, where given, stands in for the environment variable PIPA_DATA.
 
-    ``data_root`` is put into the environment variable PIPA_DATA while the file is read. Raises ValueError where the
-    file has a ``data_root`` that does not take it from there.
+    Raises ValueError where the file's own ``data_root`` does not come from that variable.
     """
-    options = dict(options or {})
-    root = options.pop("data_root", None)
+    if data_root is None:
+        return Config.fromfile(str(path))
+    root = Path(data_root).as_posix()
     before = os.environ.get(DATA_VARIABLE)
-    if root is not None:
-        os.environ[DATA_VARIABLE] = Path(root).as_posix()
+    os.environ[DATA_VARIABLE] = root
     try:
         config = Config.fromfile(str(path))
     finally:
         if before is None:
-            os.environ.pop(DATA_VARIABLE, None)
+            del os.environ[DATA_VARIABLE]
         else:
             os.environ[DATA_VARIABLE] = before
-    if root is not None and config.get("data_root") != Path(root).as_posix():
+    if config.get("data_root") != root:
         raise ValueError(
             f"{path}: the option data_root has no effect: the config does not say "
             f'data_root = "{{{{${DATA_VARIABLE}:...}}}}"; override the data_root of each data set instead'
         )
-    config.merge_from_dict(options)
     return config

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.checkpoint import load_plain, save_atomically
+from pipa.mmseg.config import read_config
 from pipa.mmseg.progress import ProgressHook
 
 # `mmseg::` bases name the import package; without this mmengine would run pip to install upstream mmsegmentation.
@@ -24,7 +25,7 @@ MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
 
 
 def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str | None = None) -> Config:
-    """A config by path or shipped name, with ``KEY=VALUE`` overrides.
+    """A config by path or shipped name, with ``KEY=VALUE`` overrides; ``data_root=FOLDER`` reaches every data set.
 
     Raises:
         ValueError: no such config, an override of a setting that is not there, or a misspelt setting of the runner.
@@ -34,7 +35,8 @@ def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str |
         from pipa.configs import path_of
 
         path = path_of(str(config))
-    loaded = Config.fromfile(str(path))
+    roots = [text for key, _, text in (option.partition("=") for option in options) if key == "data_root"]
+    loaded = read_config(path, roots[-1] if roots else None)
     for option in options:
         key, sign, text = option.partition("=")
         if not sign:
