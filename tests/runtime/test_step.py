@@ -119,14 +119,26 @@ def test_the_counter_sees_reads_of_the_native_side() -> None:
     assert reads.seen["_local_scalar_dense"] >= 1  # the finite check of the source loss
 
 
-def test_one_read_per_loss_term_and_no_other() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        BANK,
+        {"mix_classes": "batch"},
+        {"loss_average": "valid"},
+        {"patch_source": "target"},
+        {"jitter_probability": 1},
+    ],
+    ids=str,
+)
+def test_one_read_per_loss_term_and_no_other(settings: dict[str, Any]) -> None:
     """On the libtorch path, which accelerators take. The reads are the finite checks: always made on the CPU, on an
     accelerator only with ``check_finite``."""
     from pipa import _core
 
     before = _core._set_fused(False)
     try:
-        _, step = small_step()
+        _, step = small_step(**settings)
         step(*small_batch())
         with Reads() as reads:
             log = step(*small_batch())
