@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,7 @@ class MisfortuneHook(Hook):
         if self.kind == "kill":
             os.kill(os.getpid(), 9)
         if self.kind == "hang":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun then needs no 30 seconds to end it
             time.sleep(1000)
         if self.kind == "nan":
             data_batch["inputs"] = [torch.full_like(i, float("nan"), dtype=torch.float32) for i in data_batch["inputs"]]

@@ -227,9 +227,7 @@ def test_checkpoints_that_ask_for_code_are_refused(
 def test_what_would_not_load_again_is_not_saved(root: Path, tmp_path: Path) -> None:
     cfg = tiny.config(root, tmp_path / "work", iterations=1)
     cfg["custom_hooks"].append(dict(type="SpoilHook"))
-    with pytest.raises(
-        CheckpointError, match=r"iter_1\.pth: could not be saved \(it would not load again, it holds posix\.system"
-    ):
+    with pytest.raises(CheckpointError, match=r"iter_1\.pth: could not be saved \(it would not load.*posix\.system"):
         tiny.train(cfg)
     assert not saved(tmp_path / "work")
 

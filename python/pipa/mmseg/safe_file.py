@@ -97,8 +97,8 @@ def verify(path: str | Path, allowed: Sequence[Any] = ()) -> None:
     if unsafe:
         raise DamagedFile(
             path,
-            f"it would not load again, it holds {', '.join(sorted(unsafe))}; only tensors and plain values may be saved "
-            "in a checkpoint",
+            f"it would not load again, it holds {', '.join(sorted(unsafe))}; only tensors and plain values may be "
+            "saved in a checkpoint",
         )
 
 
