@@ -267,7 +267,7 @@ def test_patch_pairs_of_the_mixed_image_follow_its_own_pixels() -> None:
         batch = small_batch()
         step(*batch)
         assert step.last is not None
-        image = step.last["image"] if source == "mixed" else batch[2]
+        image = step.last["mixed_image"] if source == "mixed" else batch[2]
         (top, left, bottom, right), _, flip, _ = step.last["patches"]
         crop = image[:, :, top:bottom, left:right]
         assert torch.equal(seen[-1][:2], crop.flip(-1) if flip else crop)

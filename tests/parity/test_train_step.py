@@ -140,12 +140,12 @@ def test_three_iterations(golden: Path, tree: str, record_property: Callable[[st
         last = step.last
         assert last is not None
         # Two classes of one pixel may tie to the last bit of the teacher's logits.
-        for name, labels in (("label", batch["mixed_lbl"][:, 0]), ("pseudo_label", batch["pseudo_label"])):
+        for name, labels in (("mixed_label", batch["mixed_lbl"][:, 0]), ("pseudo_label", batch["pseudo_label"])):
             different = float((last[name] != labels).float().mean())
             worst[f"{name}s"] = max(worst.get(f"{name}s", 0.0), different)
-        torch.testing.assert_close(last["weight"], batch["mixed_weight"].float(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(last["mixed_weight"], batch["mixed_weight"].float(), rtol=1e-6, atol=0)
         if "mixed_img" in batch:
-            image = float((last["image"] - batch["mixed_img"]).abs().max())
+            image = float((last["mixed_image"] - batch["mixed_img"]).abs().max())
             worst["image"] = max(worst.get("image", 0.0), image)
         optimizer.step()
 
@@ -158,7 +158,7 @@ def test_three_iterations(golden: Path, tree: str, record_property: Callable[[st
     for what, value in worst.items():
         record_property(what, value)
     assert worst["log"] < 1e-5
-    assert max(worst["labels"], worst["pseudo_labels"]) < 1e-4
+    assert max(worst["mixed_labels"], worst["pseudo_labels"]) < 1e-4
     assert worst["image"] < 1e-5
     assert worst["student parameters"] < 1e-4
     assert worst["teacher parameters"] < 1e-4
