@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,7 @@ from mmengine.runner import Runner
 
 import pipa
 from pipa.mmseg.run import load_config
+from pipa.mmseg.run import test as evaluate_file
 
 CONFIGS = Path(pipa.__file__).parent / "configs"
 SOURCE_ONLY, PIPA = (CONFIGS / f"idda_to_camvid_{name}.py" for name in ("source_only", "pipa"))
@@ -29,12 +31,12 @@ SOURCE_ONLY, PIPA = (CONFIGS / f"idda_to_camvid_{name}.py" for name in ("source_
 def data(tmp_path: Path) -> Path:
     """The layout of the benchmark with three images per list; every label shows all 11 classes in upright stripes."""
     root = tmp_path / "data"
-    rng = np.random.default_rng(0)
     names = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bike"]
     for domain, size, lists in (("source", (240, 360), ["train"]), ("target", (240, 320), ["train", "val", "test"])):
         for folder in ("images", "labels", "lists"):
             (root / domain / folder).mkdir(parents=True)
         for name in lists:
+            rng = np.random.default_rng(0)  # val and test show the same images
             stems = [f"{name}_{i}" for i in range(3)]
             (root / domain / "lists" / f"{name}.txt").write_text("\n".join(stems))
             for stem in stems:
@@ -59,10 +61,14 @@ def without_workers(config: Any) -> None:
             without_workers(value)
 
 
-def run(config: Config, work_dir: Path) -> Runner:
+def quick(config: Config) -> Config:
     torch.set_num_threads(1)
     without_workers(config._cfg_dict)
-    config.work_dir = str(work_dir)
+    return config
+
+
+def run(config: Config, work_dir: Path) -> Runner:
+    quick(config).work_dir = str(work_dir)
     config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=2)
     config.default_hooks.logger.interval = 1
     runner = Runner.from_cfg(config)
@@ -88,6 +94,12 @@ def test_source_only_then_pipa(data: Path, tmp_path: Path) -> None:
     # The frozen ImageNet model is the one of the weight file, and not the source-trained start.
     kept = saved["pipa"]["imagenet"]["backbone.blocks.5.project_conv.weight"]
     assert not torch.equal(kept, began)
+    # A checkpoint of a training (mmengine's, with its log buffers) is what `pipa test` and `pipa export` get.
+    config = quick(load_config(PIPA, [f"data_root={data}"]))
+    file = tmp_path / "pipa" / "iter_2.pth"
+    student, teacher = (evaluate_file(copy.deepcopy(config), file, teacher=teacher) for teacher in (False, True))
+    assert student["mIoU"] == pytest.approx(scalar(runner, "val/mIoU"))  # the same three images
+    assert teacher["mIoU"] == pytest.approx(scalar(runner, "val/teacher/mIoU"))
 
 
 def test_data_root_reaches_every_data_set(monkeypatch: pytest.MonkeyPatch) -> None:

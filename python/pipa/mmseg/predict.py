@@ -16,8 +16,8 @@ from mmseg.utils import register_all_modules
 from torch import nn
 
 from pipa.imagefile import read_image
-from pipa.mmseg.checkpoint import load_plain
 from pipa.mmseg.run import load_weights
+from pipa.mmseg.safe_load import load
 from pipa.viz import palette_of, save_prediction
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -104,6 +104,6 @@ def class_names(
 
 
 def candidates(config: Config, checkpoint: str | Path) -> Iterator[dict[str, Any]]:
-    yield (load_plain(checkpoint).get("meta") or {}).get("dataset_meta") or {}
+    yield (load(checkpoint).get("meta") or {}).get("dataset_meta") or {}
     dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
     yield dataset.get("metainfo") or {}

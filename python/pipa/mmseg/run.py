@@ -16,9 +16,10 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import Runner
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.checkpoint import load_plain, save_atomically
+from pipa.mmseg.checkpoint import save_atomically
 from pipa.mmseg.config import read_config
 from pipa.mmseg.progress import ProgressHook
+from pipa.mmseg.safe_load import load
 
 # `mmseg::` bases name the import package; without this mmengine would run pip to install upstream mmsegmentation.
 MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
@@ -147,7 +148,7 @@ def weights_of(checkpoint: str | Path, teacher: bool = False) -> dict[str, torch
     Raises:
         ValueError: the file holds no such weights.
     """
-    content = load_plain(checkpoint)
+    content = load(checkpoint)
     if not teacher:
         state = content.get("state_dict", content)
         return {k: v for k, v in state.items() if not k.startswith("pipa_heads.")}
@@ -180,7 +181,7 @@ def load_weights(model: torch.nn.Module, checkpoint: str | Path, teacher: bool =
 
 def export(checkpoint: str | Path, out: str | Path, teacher: bool = False) -> None:
     """Write the weights of student or teacher alone, with the classes they were trained for."""
-    content = load_plain(checkpoint)
+    content = load(checkpoint)
     meta = content.get("meta") or {}
     kept = {key: meta[key] for key in ("dataset_meta", "cfg", "config") if key in meta}
     save_atomically({"state_dict": weights_of(checkpoint, teacher), "meta": kept}, out)
