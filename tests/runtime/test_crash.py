@@ -32,14 +32,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(cfg: dict[str, Any], tmp_path: Path, **kwargs: Any) -> Any:
-    process = tiny.processes().Process(target=tiny.child, args=(cfg, str(tmp_path / "log")), kwargs=kwargs, daemon=True)
+    # A daemon ends with the tests, but may have no workers.
+    daemon = cfg["train_dataloader"]["num_workers"] == 0
+    process = tiny.processes().Process(
+        target=tiny.child, args=(cfg, str(tmp_path / "log")), kwargs=kwargs, daemon=daemon
+    )
     process.start()
     return process
 
 
 def finish(process: Any, tmp_path: Path, seconds: float = 120) -> str:
     process.join(seconds)
-    assert process.exitcode is not None, "the training hangs"
+    if process.exitcode is None:
+        process.kill()
+        pytest.fail("the training hangs")
     return (tmp_path / "log").read_text()
 
 
@@ -183,13 +189,13 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_training(root: Path
 def test_signals_save_and_leave(number: int, trained: Any, root: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     copy_of(trained, work, last=1)
-    cfg = tiny.config(root, work, iterations=1000)
+    cfg = tiny.config(root, work, iterations=1000, workers=1)
     cfg["default_hooks"]["checkpoint"]["interval"] = 1000
     cfg["default_hooks"]["logger"]["interval"] = 1
     cfg["log_level"] = "INFO"
     process = start(cfg, tmp_path, resume=True)
     wait_for(lambda: (tmp_path / "log").exists() and "(train)" in (tmp_path / "log").read_text(), process)
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)  # as Ctrl-C and `timeout` do: the loader workers are meant too
     log = finish(process, tmp_path)
     assert process.exitcode == 0, log
     assert "saving after this iteration" in log

@@ -139,12 +139,12 @@ def config(
     )
 
 
-def train(cfg: dict[str, Any], resume: bool = False, load_from: str | Path | None = None) -> Runner:
+def train(cfg: dict[str, Any], resume: bool = False, load_from: str | Path | None = None, threads: int = 1) -> Runner:
     """Run a training to its end in this process."""
     register_all_modules(init_default_scope=False)
     cfg = copy.deepcopy(cfg)
     cfg["resume"], cfg["load_from"] = resume, None if load_from is None else str(load_from)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     Path(cfg["work_dir"]).mkdir(parents=True, exist_ok=True)
     runner = Runner.from_cfg(Config(cfg, filename=None))
     runner.train()
@@ -185,19 +185,34 @@ def differences(a: Any, b: Any, name: str = "") -> list[str]:
     return [] if a == b else [f"{name}: {a!r} != {b!r}"]
 
 
-def child(cfg: dict[str, Any], log: str, result: str | None = None, resume: bool = False, file_limit: int = 0) -> None:
+def child(
+    cfg: dict[str, Any],
+    log: str,
+    result: str | None = None,
+    resume: bool = False,
+    file_limit: int = 0,
+    threads: int = 1,
+) -> None:
     """Body of a process of its own: train, write `everything` to `result`, all output to `log`.
 
     file_limit: the largest file in bytes that the system lets this process write; 0 is no limit.
     """
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.setpgid(0, 0)  # signals to the group reach this training and its workers alone
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    done = train(cfg, resume=resume)
+    done = train(cfg, resume=resume, threads=threads)
     if result is not None and done.iter >= done.max_iters:
         torch.save(everything(done), result)
+
+
+def children(cfgs: list[dict[str, Any]], log: str, threads: int) -> None:
+    """As `child`, for several trainings one after the other, with more than one thread in torch."""
+    for cfg in cfgs:
+        child(cfg, log, threads=threads)
+        torch.rand(400, 400) @ torch.rand(400, 400)
 
 
 def processes() -> Any:

@@ -25,7 +25,7 @@ from mmengine.runner.loops import BaseLoop
 from pipa.mmseg.checkpoint import CheckpointError
 from pipa.mmseg.safe_file import DamagedFile, remove_parts, verify, write
 from pipa.mmseg.safe_load import allowed
-from pipa.mmseg.signals import StopSignals
+from pipa.mmseg.signals import StopSignals, isolate
 
 POINTER = "last_checkpoint"
 BACKEND = "pipa_safe"
@@ -145,6 +145,8 @@ class SafeCheckpointHook(CheckpointHook):
             self._check_writable(Path(self.out_dir))
         if self.signals is not None:
             self.signals.listen()
+            for loader in (runner.train_dataloader, getattr(runner.val_loop, "dataloader", None)):
+                isolate(loader)
 
     def _check_writable(self, folder: Path) -> None:
         probe = folder / ".writable"

@@ -32,6 +32,7 @@ from pipa.mmseg.evaluate import evaluate
 from pipa.mmseg.exchange import average
 from pipa.mmseg.nonfinite import NonFiniteGuard
 from pipa.mmseg.projection import feature_channels
+from pipa.mmseg.signals import isolate
 from pipa.step import PipaStep, default_settings, frozen_copy, native_step
 
 # Words of random numbers one iteration may use. Iteration t starts at word t * WORDS of the rank's stream, so a resumed
@@ -167,6 +168,7 @@ class PipaHook(Hook):
         for sampler in (runner.train_dataloader.sampler, loader.sampler):
             if hasattr(sampler, "skip") and hasattr(sampler, "seed"):
                 sampler.seed = runner.seed  # the seed of the checkpoint, when this run resumes one
+        isolate(loader)
         self.target = _InfiniteDataloaderIterator(loader)
         self.target.skip_iter(runner.iter)
         hook = self

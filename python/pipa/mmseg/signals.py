@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -50,6 +51,9 @@ class StopSignals:
             os.kill(self._pid, number)
             return
         self.number = number
+        if hasattr(signal, "SIGCHLD"):
+            # Loader workers may have got the signal too. torch would raise at their end; the iteration needs none.
+            signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         name = signal.Signals(number).name
         print(f"\n{name}: saving after this iteration, then stopping; once more stops at once", file=sys.stderr)
 
@@ -64,6 +68,28 @@ class StopSignals:
         flag = torch.tensor([self.number is not None], dtype=torch.int32)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         return bool(flag)
+
+
+def isolate(loader: Any) -> None:
+    """Keep signals to the whole process group (Ctrl-C, ``timeout``) from a loader's workers: the training decides.
+
+    Call it before the loader's iterator is made. Workers still end with the training, by torch's own watch on it.
+    """
+    if getattr(loader, "num_workers", 0) > 0 and not isinstance(loader.worker_init_fn, _OwnGroup):
+        loader.worker_init_fn = _OwnGroup(loader.worker_init_fn)
+
+
+class _OwnGroup:
+    """A worker_init_fn; an object, because it must be picklable for spawned workers."""
+
+    def __init__(self, inner: Callable[[int], Any] | None) -> None:
+        self.inner = inner
+
+    def __call__(self, worker: int) -> None:
+        if hasattr(os, "setpgid"):
+            os.setpgid(0, 0)
+        if self.inner is not None:
+            self.inner(worker)
 
 
 def _in_training(frame: FrameType | None) -> bool:

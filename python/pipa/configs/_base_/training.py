@@ -41,7 +41,7 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     # No save_best: picking the checkpoint by labels of the target would use the labels one claims not to have. The last
     # one is what the papers report.
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=4000, max_keep_ckpts=2),
+    checkpoint=dict(type="SafeCheckpointHook", interval=4000, max_keep_ckpts=2),
 )
 env_cfg = dict(
     # All crops have one size. For bit-equal repeats on a GPU: cudnn_benchmark=False and randomness.deterministic=True.
