@@ -18,10 +18,12 @@ pytest.importorskip("mmseg")
 import mmengine.runner.runner
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
+from mmseg.registry import MODELS
 
 import layouts
 from pipa.configs import list_configs, path_of
 from pipa.mmseg.checkpoint import CheckpointError
+from pipa.mmseg.checkpoint_keys import convert_state_dict
 from pipa.mmseg.datasets import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
 from pipa.mmseg.mit import MiT
 
@@ -139,6 +141,25 @@ def test_composition(name: str) -> None:
     if "patch" in on:
         assert cfg.pipa.patch_warmup == 10000
         assert tuple(cfg.pipa.patch_size) == {640: (448, 448), 1024: (720, 720)}[CROPS[network]]
+
+
+@pytest.mark.parametrize(("tree", "network"), [("DAFormer", "daformer"), ("HRDA", "hrda")])
+def test_networks_have_the_released_parameters(tree: str, network: str, golden: Path) -> None:
+    """At full size, MiT-B5: every name and shape."""
+    shapes = json.loads((golden / "keys" / f"{tree}_segmentor_mit_b5.json").read_text())
+    state = {k: torch.zeros(()).expand(s) for k, s in shapes.items() if k.startswith(("backbone.", "decode_head."))}
+    expected = {name: tuple(value.shape) for name, value in convert_state_dict(state).items()}
+    cfg = load(f"gta2cs_{network}_pipa").model
+    cfg.backbone.init_cfg = cfg.data_preprocessor = None
+    model = MODELS.build(cfg)
+    assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == expected
+
+
+def test_settings_of_the_iteration_can_be_overridden() -> None:
+    from pipa.mmseg.run import load_config
+
+    cfg = load_config("gta2cs_hrda_pipa", ["pipa.pixel_weight=0.2", "pipa.pixel_min_pixels=101", "pipa.patch_dim=64"])
+    assert (cfg.pipa.pixel_weight, cfg.pipa.pixel_min_pixels, cfg.pipa.patch_weight) == (0.2, 101, 0.1)
 
 
 @pytest.mark.parametrize("tree", ["DAFormer", "HRDA", "MIC_seg"])

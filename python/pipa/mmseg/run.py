@@ -81,7 +81,7 @@ def check_option(config: Config, key: str) -> None:
             raise ValueError(f"--cfg-options {key}: {'.'.join(parts[:depth])} has no settings below it")
         if part not in node:
             # A component's own settings need not be written out in the config; the component checks them itself.
-            if depth == len(parts) - 1 and ("type" in node or part in OPTIONAL):
+            if depth == len(parts) - 1 and ("type" in node or part in OPTIONAL or parts[:-1] == ["pipa"]):
                 return
             near = difflib.get_close_matches(part, list(node.keys()), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
