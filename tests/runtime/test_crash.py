@@ -208,6 +208,28 @@ def test_signals_save_and_leave(number: int, trained: Any, root: Path, tmp_path:
     assert not tiny.differences(tiny.everything(straight), tiny.everything(resumed))
 
 
+def test_a_signal_during_validation_saves_at_once(root: Path, tmp_path: Path) -> None:
+    cfg = tiny.config(root, tmp_path / "work", iterations=5)
+    cfg["default_hooks"]["checkpoint"]["interval"] = 1000
+    cfg["train_cfg"]["val_interval"] = 2
+    loader = tiny.loader(root, 0, 0, 1)
+    dataset = loader["dataset"]["dataset"]
+    dataset["pipeline"] = [dict(type=name) for name in ("LoadImage", "LoadLabel", "PackSegInputs")]
+    loader.update(dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=False))
+    cfg.update(val_dataloader=loader, val_cfg=dict(type="ValLoop"), val_evaluator=dict(type="IoUMetric"))
+    cfg["custom_hooks"].append(dict(type="SignalHook", folder=str(tmp_path / "work")))
+    stopped = tiny.train(cfg)
+    assert stopped.iter == 2
+    seen = next(hook.seen for hook in stopped.hooks if type(hook).__name__ == "SignalHook")
+    assert seen == [[], ["iter_2.pth"], ["iter_2.pth"], ["iter_2.pth"], ["iter_2.pth"]]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    cfg["train_cfg"]["max_iters"] = 4
+    cfg["custom_hooks"].pop()
+    resumed = tiny.train(cfg, resume=True)
+    straight = tiny.train(tiny.config(root, tmp_path / "straight", iterations=4))
+    assert not tiny.differences(tiny.everything(straight), tiny.everything(resumed))
+
+
 class Payload:
     def __reduce__(self) -> tuple:
         return (os.system, ("touch pwned",))
@@ -238,7 +260,7 @@ def test_what_would_not_load_again_is_not_saved(root: Path, tmp_path: Path) -> N
     assert not saved(tmp_path / "work")
 
 
-def _spoil() -> None:
+def _hooks() -> None:
     from mmengine.hooks import Hook
     from mmengine.registry import HOOKS
 
@@ -247,5 +269,19 @@ def _spoil() -> None:
         def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
             checkpoint["extra"] = Payload()
 
+    @HOOKS.register_module()
+    class SignalHook(Hook):
+        """Sends SIGTERM at the first image of a validation and notes the checkpoints before each image ends."""
 
-_spoil()
+        priority = "LOWEST"
+
+        def __init__(self, folder: str) -> None:
+            self.folder, self.seen = Path(folder), []
+
+        def after_val_iter(self, runner: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+            if batch_idx == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            self.seen.append([path.name for path in saved(self.folder)])
+
+
+_hooks()

@@ -68,7 +68,7 @@ def test_ranks_stay_equal_and_resume_exactly(root: Path, tmp_path: Path) -> None
     last = tiny.config(root, tmp_path / "again", iterations=4, batch=1, **COMBINATIONS["hrda, memory bank"])
     first = {**last, "train_cfg": {**last["train_cfg"], "max_iters": 2}}
     runs += [dict(config=first), dict(config=last, resume=True)]
-    code, output = torchrun(tmp_path, runs)
+    code, output = torchrun(tmp_path, runs, check_average=True)
     assert code == 0, output[-3000:]
     for i, name in enumerate(COMBINATIONS):
         ranks = [result(tmp_path, i, rank) for rank in (0, 1)]

@@ -209,6 +209,8 @@ class SafeCheckpointHook(CheckpointHook):
             raise CheckpointError(f"{path}: could not be saved ({reason}); {good}; {hint}") from error
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        if not self.save_best or not isinstance(runner._train_loop, BaseLoop):
+            return  # nothing to keep, or a validation of its own
         folder = Path(self.out_dir)
         self._guarded(folder / "best", lambda: super(SafeCheckpointHook, self)._save_best_checkpoint(runner, metrics))
         best = [self.best_ckpt_path] if hasattr(self, "best_ckpt_path") else []
@@ -220,23 +222,27 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         super().after_train_iter(runner, batch_idx, *args, **kwargs)
-        if self.signals is None or not self.signals.agreed():
-            return
-        step = runner.iter + 1
-        if self.by_epoch:
-            runner.logger.warning("stopped by a signal in the middle of an epoch; the last epoch's checkpoint stays")
-        elif self._saved_step != step:
-            self._save_checkpoint(runner)
-        if step < runner.max_iters:
-            runner.logger.warning(f"{self.signals.name}: saved {self.last_ckpt}; resume=True continues there")
-        runner.train_loop.stop_training = True
+        self._stop_if_asked(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """A validation may take longer than a scheduler waits: save at once, then let it end."""
-        if self.signals is None or self.by_epoch or not self.signals.alone() or self._saved_step == runner.iter:
-            return
-        if isinstance(runner._train_loop, BaseLoop):
+        if self.signals is not None and not self.by_epoch and self.signals.alone() and self._saved_step != runner.iter:
             self._save_checkpoint_with_step(runner, runner.iter, {"epoch": runner.epoch, "iter": runner.iter})
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        super().after_val_epoch(runner, metrics)
+        self._stop_if_asked(runner, runner.iter)
+
+    def _stop_if_asked(self, runner: Runner, done: int) -> None:
+        if self.signals is None or not self.signals.agreed():
+            return
+        if self.by_epoch:
+            runner.logger.warning("stopped by a signal in the middle of an epoch; the last epoch's checkpoint stays")
+        elif self._saved_step != done:
+            self._save_checkpoint_with_step(runner, done, {"epoch": runner.epoch, "iter": done})
+        if done < runner.max_iters:
+            runner.logger.warning(f"{self.signals.name}: saved {self.last_ckpt}; resume=True continues there")
+        runner.train_loop.stop_training = True
 
     def after_train(self, runner: Runner) -> None:
         super().after_train(runner)
