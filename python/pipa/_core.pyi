@@ -146,6 +146,7 @@ class Step:
         gradients: bool = False,
         check_finite: bool = False,
     ) -> tuple[list[tuple[str, Tensor]], dict[str, Any] | None]: ...
+
 _Summary = tuple[int, int, list[tuple[int, int]]]
 
 def label_convert(

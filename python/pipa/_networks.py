@@ -134,9 +134,9 @@ class PlainNetworks(Networks):
 
     def features(self, module: nn.Module, image: Tensor) -> list[Tensor]:
         if self._layer is not None:
-            found = dict(module.named_modules()).get(self._layer)
+            found = dict(module.named_children()).get(self._layer)
             # A backbone that takes the image itself need not drag its segmentation head along.
-            if found is not None and getattr(module, self._layer, None) is found:
+            if found is not None:
                 return as_features(found(image), self._layer)
         return self._run(module, image)[1]
 

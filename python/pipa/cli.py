@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. Returns the exit code: 0, 1 for an error (one sentence on stderr), 130 for Ctrl-C."""
     arguments = parser().parse_args(argv)
+    quiet()
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
@@ -26,6 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pipa {arguments.command}: {text}", file=sys.stderr)
         print("(--debug shows the traceback)", file=sys.stderr)
         return 1
+
+
+def quiet() -> None:
+    """Hide remarks of imported packages that a user of this command can do nothing about."""
+    for start in ("Fail to import ``Multi", "Default ``avg_non_ignore``"):
+        warnings.filterwarnings("ignore", message=start)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
 
     def with_model(command: argparse.ArgumentParser) -> None:
         command.add_argument("checkpoint", help="checkpoint of a training, or a converted one")
-        command.add_argument("--teacher", action="store_true", help="use the teacher's weights instead of the student's")
+        command.add_argument(
+            "--teacher", action="store_true", help="use the teacher's weights instead of the student's"
+        )
 
     train = add("train", run_train, "Train from a config.")
     with_config(train)
@@ -114,9 +124,9 @@ def run_train(a: argparse.Namespace) -> int:
 
 
 def run_test(a: argparse.Namespace) -> int:
-    from pipa.mmseg.run import load_config, test
+    from pipa.mmseg.run import evaluate_checkpoint, load_config
 
-    metrics = test(load_config(a.config, a.cfg_options, a.work_dir), a.checkpoint, teacher=a.teacher)
+    metrics = evaluate_checkpoint(load_config(a.config, a.cfg_options, a.work_dir), a.checkpoint, teacher=a.teacher)
     for name, value in metrics.items():
         print(f"{name:<24} {value:8.2f}")
     return 0

@@ -69,7 +69,9 @@ def run_all(
     """Train all jobs in processes of one thread each, with one bar per job."""
     workers = max(1, min(len(jobs), os.cpu_count() or 1))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bars = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+    bars = Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console
+    )
     # spawn: a forked child of a process that has used torch's thread pool hangs
     with bars, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running: dict[Future[Outcome], tuple[Any, Path]] = {}
@@ -184,7 +186,7 @@ def save_panels(runner: Any, work_dir: Path) -> None:
     from pipa.mmseg.predict import segment
 
     model = runner.model.eval()
-    arrays = {f"prediction_{i}": segment(model, image) for i, (image, _) in enumerate(samples())}
+    arrays: dict[str, Any] = {f"prediction_{i}": segment(model, image) for i, (image, _) in enumerate(samples())}
     hook = next((hook for hook in runner.hooks if isinstance(hook, PipaHook)), None)
     if hook is not None and hook.pipa is not None and hook.pipa.last is not None:
         last, mean, std = hook.pipa.last, hook.pipa.settings["mean"], hook.pipa.settings["std"]
@@ -205,6 +207,10 @@ def samples() -> list[tuple[np.ndarray, np.ndarray]]:
     return [(read_image(i), read_label(t)) for i, t in zip(images, labels, strict=True)]
 
 
+def losses(outcome: Outcome) -> dict[str, list[tuple[float, float]]]:
+    return {name: curve for name, curve in outcome.curves.items() if name.startswith("loss")}
+
+
 def mean(outcomes: Sequence[Outcome], key: str) -> tuple[float, float]:
     """Mean and sample deviation over seeds."""
     values = np.array([o.final[key] for o in outcomes])
@@ -223,7 +229,7 @@ def rows(outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[tuple[str,
 
 
 def print_table(outcomes: Sequence[Outcome], methods: Sequence[str], console: Console) -> None:
-    table = Table("IoU on target val, %", title=f"{len(outcomes[0].final and toy.CLASSES)} classes")
+    table = Table("IoU on target val, %", title="embedded domain pair")
     entries = rows(outcomes, methods)
     for name, _, _ in entries:
         table.add_column(name, justify="right")
@@ -250,12 +256,9 @@ def write_report(
     os.environ["PIPA_DATA"] = str(data.resolve())
     first = {m: next(o for o in outcomes if o.method == m and o.seed == seeds[0]) for m in methods}
     runs = [
-        viz.Run(
-            m, o.iou(), o.curves.get("mIoU", []), {k: v for k, v in o.curves.items() if k.startswith("loss")}, o.seconds,
-            note=f"seed {seeds[0]}",
-        )
+        viz.Run(m, o.iou(), o.curves.get("mIoU", []), losses(o), o.seconds, note=f"seed {seeds[0]}")
         for m, o in first.items()
-    ]  # fmt: skip
+    ]
     pipa = first["PiPa"]
     if "teacher/mIoU" in pipa.final:
         runs.append(viz.Run("PiPa (teacher)", pipa.iou("teacher/"), pipa.curves.get("teacher/mIoU", [])))

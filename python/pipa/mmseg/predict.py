@@ -89,7 +89,7 @@ def segment(model: Any, image_hwc: np.ndarray) -> np.ndarray:
 
 def num_classes(model: Any) -> int:
     head = model.decode_head
-    return (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
+    return int((head[-1] if isinstance(head, nn.ModuleList) else head).num_classes)
 
 
 def class_names(

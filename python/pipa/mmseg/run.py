@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.checkpoint import save_atomically
 from pipa.mmseg.config import read_config
+from pipa.mmseg.launch import init_launcher
 from pipa.mmseg.progress import ProgressHook
 from pipa.mmseg.safe_load import load
 
@@ -50,6 +51,14 @@ def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str |
     elif loaded.get("work_dir") is None:
         loaded.work_dir = f"work_dirs/{path.stem}"
     return loaded
+
+
+def split_option(option: str) -> tuple[str, str]:
+    """``KEY=VALUE`` as (KEY, VALUE)."""
+    key, sign, text = option.partition("=")
+    if not sign:
+        raise ValueError(f"--cfg-options: expected KEY=VALUE, got {option!r}")
+    return key, text
 
 
 def parse_value(text: str) -> Any:
@@ -104,8 +113,6 @@ def train(config: Config, resume: bool = False, launcher: str = "none", threads:
     """Train with mmengine's Runner: progress bar, all losses in the log, TensorBoard scalars where it is installed."""
     if threads is not None:
         torch.set_num_threads(threads)
-    from pipa.mmseg.launch import init_launcher
-
     init_launcher(config, launcher)
     if resume:
         config.resume = True
@@ -125,7 +132,7 @@ def add_tensorboard(config: Config) -> None:
     config.visualizer = {"type": "SegLocalVisualizer", "name": "visualizer", "vis_backends": backends}
 
 
-def test(config: Config, checkpoint: str | Path, teacher: bool = False) -> dict[str, float]:
+def evaluate_checkpoint(config: Config, checkpoint: str | Path, teacher: bool = False) -> dict[str, float]:
     """Metrics of a checkpoint on ``test_dataloader``."""
     drop_training(config)
     runner = Runner.from_cfg(config)

@@ -57,7 +57,7 @@ def only_weights(name: str) -> Iterator[None]:
             os.environ[_FORCE] = before
 
 
-def load(filename: str, map_location: Any = None) -> Any:
+def load(filename: str | Path, map_location: Any = None) -> Any:
     """Read a local checkpoint."""
     path = Path(filename).expanduser()
     if not path.is_file():
