@@ -1,7 +1,7 @@
 """Resident memory of a training over many iterations: `python benchmarks/memory.py 2000 docs/memory.svg`.
 
 Tiny networks, so that the minutes go into iterations: a leak per iteration shows whatever the size of the network.
-Every term is on, the memory bank too; one loader worker per domain; a checkpoint every 200 iterations.
+Every term is on, the memory bank too; one loader worker per domain; a checkpoint every 20 iterations.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = tiny.data(Path(folder) / "data")
         cfg = tiny.config(root, Path(folder) / "work", iterations=iterations, workers=1, pixel_memory_bank=64)
-        cfg["default_hooks"]["checkpoint"].update(interval=200, max_keep_ckpts=2)
+        cfg["default_hooks"]["checkpoint"].update(interval=20, max_keep_ckpts=2)
         cfg["param_scheduler"][1]["end"] = iterations
         cfg["custom_hooks"].append(dict(type="MemoryHook"))
         tiny.train(cfg)
