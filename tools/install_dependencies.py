@@ -6,8 +6,9 @@ torch; here the crate is compiled once, against the torch that is used.
 
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 wanted = [*project["dependencies"], *(r for name in ("mmseg", "dev") for r in project["optional-dependencies"][name])]

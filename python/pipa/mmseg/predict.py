@@ -89,7 +89,8 @@ def segment(model: Any, image_hwc: np.ndarray) -> np.ndarray:
 
 def num_classes(model: Any) -> int:
     head = model.decode_head
-    return int((head[-1] if isinstance(head, nn.ModuleList) else head).num_classes)
+    last: Any = head[-1] if isinstance(head, nn.ModuleList) else head
+    return int(last.num_classes)
 
 
 def class_names(
