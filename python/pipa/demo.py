@@ -128,6 +128,9 @@ def train_one(method: str, seed: int, work_dir: Path, data: Path, iterations: in
     """Train one method in this process and keep what the report needs."""
     os.environ["PIPA_DATA"] = str(data.resolve())
     os.environ["OMP_NUM_THREADS"] = "1"
+    from pipa.cli import quiet
+
+    quiet()
     from pipa.mmseg.run import load_config, train
 
     config = load_config(METHODS[method], [f"randomness.seed={seed}"], str(work_dir))
