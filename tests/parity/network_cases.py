@@ -67,15 +67,6 @@ def load(root: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict
     return info, arrays, load_file(path)
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
-    """Training mode for the norms, test mode for everything that draws."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "DropPath":
-            module.eval()
-    return model
-
-
 def loss_and_accuracy(logits: Tensor, label_b1hw: Tensor, weight_bhw: Tensor | None) -> tuple[Tensor, Tensor]:
     label = label_b1hw[:, 0].long()
     full = resize(logits, label.shape[1:], mode="bilinear", align_corners=False)

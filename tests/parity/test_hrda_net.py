@@ -13,11 +13,12 @@ pytest.importorskip("safetensors")
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
-from network_cases import Replay, backbone, check_gradients, close, head, load, loss_and_accuracy, without_dropout
+from network_cases import Replay, backbone, check_gradients, close, head, load, loss_and_accuracy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
+from pipa._networks import quiet_train
 from pipa.mmseg.checkpoint_keys import convert_state_dict
 from pipa.mmseg.networks import segmentor_outputs, teacher_logits
 
@@ -77,7 +78,7 @@ def test_losses_gradients_and_batch_statistics(golden: Path, name: str, kind: st
     info, arrays, state = load(root, name)
     model = build(info, state, tuple(info["hr_crop"]))
     if kind == "bntrain":
-        without_dropout(model)
+        quiet_train(model)
     run = info[kind]
     model.rng = Replay(run["randint"])
     out = segmentor_outputs(model, arrays["img"])

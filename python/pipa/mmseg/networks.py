@@ -5,8 +5,6 @@ Shape suffixes: B batch, C classes, D channels, H W size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +12,6 @@ import torch
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.models.utils import resize
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 Region = tuple[int, int, int, int]  # top, left, bottom, right in image pixels, half-open
 
@@ -104,24 +101,6 @@ def encode(model: Any, image_bchw: Tensor) -> Maps:
     """Runs encoder and neck. The losses on features use the encoder's maps: a neck has no ImageNet weights."""
     maps = model.backbone(image_bchw)
     return Maps(list(maps), list(model.neck(maps) if model.with_neck else maps))
-
-
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Turns dropout and drop-path off and leaves everything else (batch norm) as it is: the teacher's mode."""
-    switched = [m for m in model.modules() if m.training and (isinstance(m, _DropoutNd) or _is_drop_path(m))]
-    for module in switched:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in switched:
-            module.training = True
-
-
-def _is_drop_path(module: nn.Module) -> bool:
-    # mmcv, mmpretrain and timm each have their own class of this name.
-    return type(module).__name__ in ("DropPath", "StochasticDepth")
 
 
 def loss_weight(head: Any, name: str) -> float:
