@@ -1,4 +1,4 @@
-"""Encoders beyond MiT through the same heads: a plain ViT with a pyramid, and timm's extractors."""
+"""Encoders beyond MiT through the same heads: a plain ViT with a pyramid, timm's and mmpretrain's extractors."""
 
 from __future__ import annotations
 
@@ -175,14 +175,53 @@ def test_timm_plain_vit_with_a_pyramid_neck() -> None:
     }
     neck = {"type": "Feature2Pyramid", "embed_dim": 16, "norm_cfg": {"type": "BN"}}
     model = segmentor(backbone, [16] * 4, neck=neck).eval()
-    maps = backbone_features(model, torch.randn(1, 3, 56, 70))
-    assert [tuple(m.shape[2:]) for m in maps] == [(16, 20), (8, 10), (4, 5), (2, 2)]
+    image = torch.randn(1, 3, 56, 70)
+    # The pixel term sees the encoder's own maps, the head those of the neck.
+    assert [tuple(m.shape[1:]) for m in backbone_features(model, image)] == [(16, 4, 5)] * 4
+    assert [tuple(m.shape[1:]) for m in model.extract_feat(image)] == [
+        (16, 16, 20),
+        (16, 8, 10),
+        (16, 4, 5),
+        (16, 2, 2),
+    ]
     assert teacher_logits(model, torch.randn(1, 3, 60, 70)).shape == (1, 4, 60, 70)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {
+            "type": "mmpretrain.ConvNeXt",
+            "arch": {"depths": [1, 1, 1, 1], "channels": [8, 16, 24, 32]},
+            "out_indices": (0, 1, 2, 3),
+            "gap_before_final_norm": False,
+        },
+        {
+            "type": "mmpretrain.SwinTransformer",
+            "arch": {"embed_dims": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2]},
+            "img_size": 64,
+            "window_size": 2,
+            "out_indices": (0, 1, 2, 3),
+        },
+    ],
+    ids=lambda backbone: backbone["type"],
+)
+def test_mmpretrain_encoders(backbone: dict[str, Any]) -> None:
+    pytest.importorskip("mmpretrain")
+    with torch.no_grad():
+        channels = [m.shape[1] for m in MODELS.build(ConfigDict(backbone))(torch.randn(1, 3, 64, 64))]
+    model = segmentor(backbone, channels)
+    out = segmentor_outputs(model.train(), torch.randn(2, 3, 64, 64))
+    assert [tuple(m.shape[1:]) for m in out.features] == [(c, 16 >> i, 16 >> i) for i, c in enumerate(channels)]
+    assert feature_channels(model) == channels
+    out.heads[0].logits.square().mean().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.backbone.parameters())
+    assert teacher_logits(model.eval(), torch.randn(1, 3, 64, 96)).shape == (1, 4, 64, 96)
 
 
 def test_timm_absent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match="pip install timm"):
+    with pytest.raises(ImportError, match=r"pip install .pipa-rs\[timm\]"):
         MODELS.build({"type": "TimmEncoder", "model_name": "resnet10t"})

@@ -21,7 +21,7 @@ class TimmEncoder(BaseModule):
             the head's ``in_channels``.
         kwargs: for ``timm.create_model``, for example ``dynamic_img_size=True`` for transformers.
 
-    mmpretrain's encoders need no wrapper: ``backbone=dict(type="mmpretrain.ConvNeXt", ...)``.
+    mmpretrain's encoders need no wrapper: ``backbone=dict(type="mmpretrain.ConvNeXt", ...)`` (``pipa-rs[mmpretrain]``).
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TimmEncoder(BaseModule):
         try:
             import timm
         except ImportError as error:
-            raise ImportError("TimmEncoder needs timm: pip install timm") from error
+            raise ImportError('TimmEncoder needs timm: pip install "pipa-rs[timm]"') from error
         if out_indices is not None:
             kwargs["out_indices"] = tuple(out_indices)
         self.encoder = timm.create_model(model_name, pretrained=pretrained, features_only=True, **kwargs)
