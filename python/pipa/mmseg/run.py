@@ -53,14 +53,6 @@ def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str |
     return loaded
 
 
-def split_option(option: str) -> tuple[str, str]:
-    """``KEY=VALUE`` as (KEY, VALUE)."""
-    key, sign, text = option.partition("=")
-    if not sign:
-        raise ValueError(f"--cfg-options: expected KEY=VALUE, got {option!r}")
-    return key, text
-
-
 def parse_value(text: str) -> Any:
     """A Python literal, true/false/null, or the text itself."""
     words = {"true": True, "false": False, "null": None, "none": None}
