@@ -24,10 +24,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        text = str(error) or type(error).__name__
-        print(f"pipa {arguments.command}: {text}", file=sys.stderr)
+        print(f"pipa {arguments.command}: {sentence(error)}", file=sys.stderr)
         print("(--debug shows the traceback)", file=sys.stderr)
         return 1
+
+
+def sentence(error: Exception) -> str:
+    """What to tell about an error."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])  # str() would quote it
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:  # from a loader worker, with its traceback as text
+        name, _, said = text.strip().splitlines()[-1].partition(": ")
+        return said or name
+    return text or type(error).__name__
 
 
 def quiet() -> None:

@@ -170,7 +170,7 @@ def check_data(config: Mapping, workers: int, max_files: int | None = None, prog
 
     register_all_modules(init_default_scope=True)
     findings = data_check.check_pairing(config)
-    places = list(data_check.loaders(config))
+    places = list(data_check.used_loaders(config))
     if not places:
         findings.append(Finding(ERROR, "config", "no dataloader with a dataset in the config", "add train_dataloader"))
     with Progress(disable=not progress) as bar:
@@ -206,7 +206,9 @@ def _load(config: str | Path | Mapping) -> Mapping:
         return config
     if not Path(config).is_file():
         raise FileNotFoundError("no such file")
-    return Config.fromfile(str(config)).to_dict()
+    from pipa.mmseg.config import read_config
+
+    return read_config(config).to_dict()
 
 
 def _sorted(findings: Sequence[Finding]) -> list[Finding]:
@@ -231,9 +233,9 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _loaders(config: Mapping) -> list[tuple[str, Mapping]]:
-    from pipa.mmseg.data_check import loaders
+    from pipa.mmseg.data_check import used_loaders
 
-    return list(loaders(config))
+    return list(used_loaders(config))
 
 
 def _checkpoints(config: Any, path: str = "") -> list[tuple[str, str]]:

@@ -8,6 +8,8 @@ from pipa.doctor import require_packages
 
 require_packages()
 
+from mmengine.config.utils import MODULE2PACKAGE
+
 from pipa.mmseg import safe_load
 from pipa.mmseg.checkpoint_hook import SafeCheckpointHook
 from pipa.mmseg.daformer_head import DAFormerHead
@@ -35,6 +37,8 @@ from pipa.mmseg.transforms import LoadImage, LoadLabel, PackUnlabelled, PseudoMa
 from pipa.mmseg.vit import ViTPyramid
 
 safe_load.install()
+# mmengine finds `mmseg::` bases by the name of the distribution; by upstream's, its hub would run pip to install that.
+MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
 
 __all__ = [
     "SYNTHIA_13",

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from pipa.mmseg.data_config import SUFFIXES, read_data_config
+
 DATA_VARIABLE = "PIPA_DATA"
 
 
@@ -21,12 +23,12 @@ def read_config(path: str | Path, data_root: str | Path | None = None) -> Config
     Raises ValueError where the file's own ``data_root`` does not come from that variable.
     """
     if data_root is None:
-        return Config.fromfile(str(path))
+        return _read(path)
     root = Path(data_root).as_posix()
     before = os.environ.get(DATA_VARIABLE)
     os.environ[DATA_VARIABLE] = root
     try:
-        config = Config.fromfile(str(path))
+        config = _read(path)
     finally:
         if before is None:
             del os.environ[DATA_VARIABLE]
@@ -38,3 +40,8 @@ def read_config(path: str | Path, data_root: str | Path | None = None) -> Config
             f'data_root = "{{{{${DATA_VARIABLE}:...}}}}"; override the data_root of each data set instead'
         )
     return config
+
+
+def _read(path: str | Path) -> Config:
+    """YAML and JSON as data; anything else is mmengine's, a program."""
+    return read_data_config(path) if Path(path).suffix in SUFFIXES else Config.fromfile(str(path))

@@ -47,6 +47,13 @@ def loaders(config: Mapping, path: str = "") -> Iterator[tuple[str, Mapping]]:
             yield from loaders(value, f"{path}[{i}]")
 
 
+def used_loaders(config: Mapping) -> list[tuple[str, Mapping]]:
+    """As `loaders`, without a top-level target_dataloader that a hook has its own copy of."""
+    found = list(loaders(config))
+    own = any(place.startswith("custom_hooks") and place.endswith(".target_dataloader") for place, _ in found)
+    return [(place, loader) for place, loader in found if not (own and place == "target_dataloader")]
+
+
 def innermost(dataset: Mapping) -> Mapping:
     """The data set inside wrappers such as RareClassSampling, SeededDataset or RepeatDataset."""
     while isinstance(dataset.get("dataset"), Mapping):
@@ -216,7 +223,7 @@ def check_pairing(config: Mapping) -> list[Finding]:
     """Mistakes between loaders: a target whose labels are opened, two loaders with the same draws."""
     findings = []
     streams: dict[tuple, str] = {}
-    for place, loader in loaders(config):
+    for place, loader in used_loaders(config):
         name = place.rsplit(".", 1)[-1]
         pipeline = innermost(loader["dataset"]).get("pipeline", ())
         opened = [t.get("type") for t in pipeline if isinstance(t, Mapping) and t.get("type") in _LABEL_LOADERS]

@@ -12,28 +12,29 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import Runner
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.checkpoint import save_atomically
 from pipa.mmseg.config import read_config
+from pipa.mmseg.data_config import SUFFIXES
 from pipa.mmseg.launch import init_launcher
 from pipa.mmseg.progress import ProgressHook
 from pipa.mmseg.safe_load import load
 
-# `mmseg::` bases name the import package; without this mmengine would run pip to install upstream mmsegmentation.
-MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"
-
 
 def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str | None = None) -> Config:
     """A config by path or shipped name, with ``KEY=VALUE`` overrides; ``data_root=FOLDER`` reaches every data set.
+
+    A config in Python is a program; YAML and JSON are read as data (:mod:`pipa.mmseg.data_config`).
 
     Raises:
         ValueError: no such config, an override of a setting that is not there, or a misspelt setting of the runner.
     """
     path = Path(config)
     if not path.is_file():
+        if len(path.parts) > 1 or path.suffix in SUFFIXES:
+            raise ValueError(f"{config}: no such config file (`pipa configs` lists the shipped ones)")
         from pipa.configs import path_of
 
         path = path_of(str(config))
@@ -93,11 +94,12 @@ def check_option(config: Config, key: str) -> None:
 def check_keys(config: Config, path: Path) -> None:
     """Refuse top-level keys that look like a misspelt setting of the runner (mmengine would ignore them in silence)."""
     known = [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
+    known += ["custom_imports", "target_dataloader", "pipa"]
     for key in config:
         if key in known or key.startswith("_"):
             continue
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.88)
-        if near and near[0] not in config:
+        if near:
             raise ValueError(f"{path}: unknown setting {key!r}; did you mean {near[0]!r}?")
 
 
