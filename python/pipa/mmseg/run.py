@@ -123,7 +123,8 @@ def add_tensorboard(config: Config) -> None:
     if config.get("visualizer") is not None or importlib.util.find_spec("tensorboard") is None:
         return
     backends = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]
-    config.visualizer = {"type": "SegLocalVisualizer", "name": "visualizer", "vis_backends": backends}
+    # Without a name: mmengine then takes the run's own, and a second training in one process gets a visualizer of its own.
+    config.visualizer = {"type": "SegLocalVisualizer", "vis_backends": backends}
 
 
 def evaluate_checkpoint(config: Config, checkpoint: str | Path, teacher: bool = False) -> dict[str, float]:
