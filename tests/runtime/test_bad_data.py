@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,18 @@ def test_unreadable_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_class_descriptions(classes: object, pattern: str) -> None:
     with pytest.raises(DataError, match=pattern):
         load_classes(classes)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".pkl"])
+def test_class_files_run_nothing(suffix: str, tmp_path: Path) -> None:
+    """They come with data sets from elsewhere."""
+    path, mark = tmp_path / f"classes{suffix}", tmp_path / "mark"
+    text = f"classes: !!python/object/apply:os.mkdir [{str(mark)!r}]\n"
+    code = pickle.dumps(type("Evil", (), {"__reduce__": lambda self: (os.mkdir, (str(mark),))})())
+    path.write_bytes(text.encode() if suffix == ".yaml" else code)
+    with pytest.raises(DataError, match=rf"classes\{suffix}: "):
+        load_classes(path)
+    assert not mark.exists()
 
 
 def test_misspelt_settings(root: Path) -> None:

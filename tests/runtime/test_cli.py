@@ -379,7 +379,7 @@ def test_plain_data_over_a_shipped_config(tmp_path: Path) -> None:
 
 
 NOT_DATA = {
-    "tag": ("a: !!python/object/apply:os.mkdir [MARK]\n", "not readable as plain yaml"),
+    "tag": ("a: !!python/object/apply:os.mkdir [MARK]\n", "not a readable yaml file of plain values"),
     "type": ("model: {type: os.mkdir, path: MARK}\n", "type 'os.mkdir' is no registered component"),
     "library": ("model: [{type: mmengine.call_command}]\n", "type 'mmengine.call_command' is no registered"),
     "constructor": ("optim_wrapper: {constructor: os.mkdir}\n", "type 'os.mkdir' is no registered component"),
@@ -389,7 +389,7 @@ NOT_DATA = {
     "base elsewhere": ("_base_: gone.yaml\n", "no such file"),
     "circle": ("_base_: mine.yaml\n", "_base_ leads in a circle"),
     "list": ("[1, 2]\n", "expected a mapping of settings, got list"),
-    "broken": ("a: [1, 2\n", "not readable as plain yaml"),
+    "broken": ("a: [1, 2\n", "not a readable yaml file of plain values"),
 }
 
 

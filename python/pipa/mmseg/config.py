@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from pipa.mmseg.data_config import SUFFIXES, read_data_config
+from pipa.mmseg.data_config import read_data_config
+from pipa.plainfile import SUFFIXES
 
 DATA_VARIABLE = "PIPA_DATA"
 

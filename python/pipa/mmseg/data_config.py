@@ -9,34 +9,22 @@ A config in Python is a program. mmengine reads YAML with a loader that makes an
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mmengine import registry
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
 
 from pipa.configs import path_of
+from pipa.plainfile import SUFFIXES, read_plain
 
-SUFFIXES = (".yaml", ".yml", ".json")
 # What `custom_imports` of a data config may name: this package and the libraries whose components it configures.
 IMPORTS = ("pipa", "mmseg", "mmcv", "mmengine", "mmpretrain")
 # Keys whose value mmengine looks up as a class or function.
 _LOOKED_UP = ("type", "constructor", "runner_type")
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only; 1e-3 is a number (YAML 1.1 reads it as text)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 def read_data_config(path: str | Path, _inside: tuple[Path, ...] = ()) -> Config:
@@ -49,6 +37,8 @@ def read_data_config(path: str | Path, _inside: tuple[Path, ...] = ()) -> Config
     if path in _inside:
         raise ValueError(f"{path}: _base_ leads in a circle")
     content = read_plain(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
     bases = content.pop("_base_", [])
     merged = ConfigDict()
     for base in [bases] if isinstance(bases, str) else bases:
@@ -62,18 +52,6 @@ def read_data_config(path: str | Path, _inside: tuple[Path, ...] = ()) -> Config
     merged = Config._merge_a_into_b(ConfigDict(content), merged)
     # The runner keeps a copy in the work folder: as Python, which keeps tuples apart from lists.
     return Config(merged, cfg_text=path.read_text(encoding="utf-8"), filename=str(path.with_suffix(".py")))
-
-
-def read_plain(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as plain {path.suffix[1:]}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
-    return content
 
 
 def looked_up(node: Any) -> Iterator[str]:

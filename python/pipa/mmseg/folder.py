@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mmengine
 from mmseg.registry import DATASETS
 
 from pipa.imagefile import DataError
 from pipa.mmseg.datasets import DomainDataset
+from pipa.plainfile import read_plain
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def load_classes(source: str | Path | Mapping | Sequence) -> Classes:
         if not Path(source).is_file():
             raise DataError(f"{source}: expected a YAML or JSON file of classes, found no such file")
         try:
-            source = mmengine.load(str(source))
-        except Exception as error:  # the parsers raise many types
-            raise DataError(f"{where}: not a readable YAML or JSON file ({error})") from None
+            source = read_plain(source)
+        except ValueError as error:
+            raise DataError(str(error)) from None
     if isinstance(source, Sequence):
         source = dict(classes=source)
     if not isinstance(source, Mapping):

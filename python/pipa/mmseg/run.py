@@ -17,10 +17,10 @@ from mmengine.runner import Runner
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.checkpoint import save_atomically
 from pipa.mmseg.config import read_config
-from pipa.mmseg.data_config import SUFFIXES
 from pipa.mmseg.launch import init_launcher
 from pipa.mmseg.progress import ProgressHook
 from pipa.mmseg.safe_load import load
+from pipa.plainfile import SUFFIXES
 
 
 def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str | None = None) -> Config:
