@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -15,11 +16,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 
 pytest.importorskip("mmseg")
 
 import pipa.toy
 from pipa import cli
+from pipa.mmseg import progress
 
 CLASSES = 9
 TINY = [
@@ -119,6 +122,24 @@ def test_training_writes_tensorboard_scalars(trained: Path) -> None:
     for name in ("loss_source", "loss_pixel", "loss_mix", "loss_patch", "mIoU", "teacher/mIoU"):
         assert name in tags, name
     assert [event.step for event in events.Scalars("loss_mix")] == [1, 2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_terminal_gets_a_bar_and_gets_its_cursor_back(
+    fails: bool, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda file: Console(file=screen, force_terminal=True, width=200))
+    monkeypatch.setattr(progress, "REFRESH", 1)
+    if fails:
+        for path in (copy / TARGET).iterdir():
+            path.write_bytes(b"")  # noticed in the first iteration
+    assert cli.main(train(tmp_path)) == fails
+    shown = screen.getvalue()
+    assert "0/2" in shown
+    assert "left" in shown
+    assert fails or re.search(r"2/2.*source \d\.\d{3}.*mix \d\.\d{3}", shown)
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0  # shown again after it was hidden
 
 
 def test_resume_goes_on(trained: Path, data: Path, tmp_path: Path) -> None:

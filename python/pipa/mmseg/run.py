@@ -114,7 +114,12 @@ def train(config: Config, resume: bool = False, launcher: str = "none", threads:
     config.custom_hooks = [*(config.get("custom_hooks") or []), {"type": ProgressHook.__name__}]
     add_tensorboard(config)
     runner = Runner.from_cfg(config)
-    runner.train()
+    try:
+        runner.train()
+    finally:  # an error must not leave the bar running and the cursor hidden
+        for hook in runner.hooks:
+            if isinstance(hook, ProgressHook):
+                hook.close()
     return runner
 
 
