@@ -1,5 +1,5 @@
 //! Functions that take labels, masks, factors or shapes from outside never panic: they answer or refuse.
-//! PIPA_FUZZ_CASES sets the number of cases per function (default 64).
+//! PROPTEST_CASES sets the number of cases per function (default 64); `make fuzz` takes a hundred thousand.
 
 use _core::augment::{color_jitter, gaussian_blur, AugmentDraw, JitterDraw, StrongAugment};
 use _core::host::confusion::{class_counts, confusion_matrix};
@@ -19,7 +19,7 @@ const KINDS: [Kind; 8] =
     [Kind::Float, Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16, Kind::Int64, Kind::Uint8, Kind::Bool];
 
 fn config() -> ProptestConfig {
-    let cases = std::env::var("PIPA_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
