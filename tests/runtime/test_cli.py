@@ -7,6 +7,8 @@ import json
 import logging
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,28 @@ def test_a_terminal_gets_a_bar_and_gets_its_cursor_back(
     assert "left" in shown
     assert fails or re.search(r"2/2.*source \d\.\d{3}.*mix \d\.\d{3}", shown)
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0  # shown again after it was hidden
+
+
+WATCHED = """
+import sys
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.posix_spawn", "os.exec"):
+        print("WATCHED", event, arguments[:2])
+sys.addaudithook(watch)
+from pipa import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_training_reaches_no_network_and_starts_no_foreign_process(data: Path, tmp_path: Path) -> None:
+    """What mmengine asks for its log (versions of git, compilers, libraries) is all."""
+    argv = train(tmp_path, "train_cfg.max_iters=1")
+    result = subprocess.run([sys.executable, "-c", WATCHED, *argv], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    seen = [line for line in result.stdout.splitlines() if line.startswith("WATCHED")]
+    assert any("git" in line for line in seen)  # the watch works
+    harmless = r"WATCHED subprocess\.Popen .*(\[b?'git'|ldconfig|gcc|nvcc|nvidia-smi|\bcc\b|c\+\+)"
+    assert [line for line in seen if not re.match(harmless, line)] == []
 
 
 def test_resume_goes_on(trained: Path, data: Path, tmp_path: Path) -> None:

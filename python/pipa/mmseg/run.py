@@ -128,7 +128,7 @@ def add_tensorboard(config: Config) -> None:
     if config.get("visualizer") is not None or importlib.util.find_spec("tensorboard") is None:
         return
     backends = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]
-    # Without a name: mmengine then takes the run's own, and a second training in one process gets a visualizer of its own.
+    # Without a name: mmengine takes the run's own, and a second training in one process gets a visualizer of its own.
     config.visualizer = {"type": "SegLocalVisualizer", "vis_backends": backends}
 
 
