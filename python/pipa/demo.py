@@ -148,6 +148,9 @@ def train_one(method: str, seed: int, work_dir: Path, data: Path, iterations: in
     started = time.monotonic()
     runner = train(config, threads=1)
     seconds = time.monotonic() - started
+    if runner.iter < runner.max_iters:
+        # A signal ends a training cleanly; its numbers must not pass for those of a whole one.
+        raise RuntimeError(f"{work_dir}: the training was stopped after {runner.iter} of {runner.max_iters} iterations")
     save_panels(runner, work_dir)
     final, curves = read_curves(scalars(work_dir))
     done.write_text(json.dumps({"settings": settings, "seconds": seconds, "final": final, "curves": curves}))
