@@ -4,6 +4,8 @@
 use _core::augment::{color_jitter, gaussian_blur, AugmentDraw, JitterDraw, StrongAugment};
 use _core::host::confusion::{class_counts, confusion_matrix};
 use _core::loss::feature_distance::{downscale_label, FeatureDistance};
+use _core::loss::patch_gated::{patch_contrast_gated, Gate, View};
+use _core::loss::pixel_official::pixel_contrast_official;
 use _core::loss::segmentation::{accuracy, cross_entropy, Average};
 use _core::masking::{block_mask, mask_grid};
 use _core::mix::{class_mask, class_mix, draw_class_mask, draw_classes, ClassScope};
@@ -185,5 +187,27 @@ proptest! {
         }
         let _ = ema_update(&[x.shallow_clone()], &[y.shallow_clone()], iteration, alpha);
         let _ = ema_update(&[x.shallow_clone(), x.shallow_clone()], &[y.shallow_clone(), x], iteration, alpha);
+    }
+
+    #[test]
+    fn released_contrasts(s in shape(), f in twist(), o in twist(), l in twist(), k in twist(), entries in 0i64..9, chunk in -1i64..6, temperature in prop::sample::select(&FLOATS[..]), seed: u64) {
+        let groups = build(&[s[2], s[3], s[1]], Kind::Float, &f, seed);
+        let groups = if groups.is_floating_point() { groups.set_requires_grad(true) } else { groups };
+        let classes = build(&[s[2]], Kind::Int64, &l, seed ^ 1);
+        if let Ok(loss) = pixel_contrast_official(&groups, &classes, temperature, 0.07) {
+            prop_assert_eq!(loss.dim(), 0);
+            loss.backward();
+            prop_assert_eq!(groups.grad().size(), groups.size());
+        }
+        let rows = |t: &Twist, seed| build(&[s[2], s[1]], Kind::Float, t, seed);
+        let (one, two) = (rows(&f, seed ^ 2), rows(&o, seed ^ 3));
+        let (sure, surer) = (build(&[s[2]], Kind::Float, &o, seed ^ 6), build(&[s[2]], Kind::Float, &k, seed ^ 7));
+        let (bank, ids) = (build(&[entries, s[1]], Kind::Float, &k, seed ^ 4), build(&[entries], Kind::Int64, &l, seed ^ 5));
+        let first = View { feat_nd: &one, label_n: &classes, conf_n: &sure };
+        let second = View { feat_nd: &two, label_n: &classes, conf_n: &surer };
+        let gate = Gate { temperature, chunk, ..Gate::default() };
+        if let Ok((first, second)) = patch_contrast_gated(first, second, &bank, &ids, &gate) {
+            prop_assert_eq!((first.dim(), second.dim()), (0, 0));
+        }
     }
 }
