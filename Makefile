@@ -1,4 +1,4 @@
-# Every target works on a bare machine with Rust, a C++ compiler, make and CPython 3.10+.
+# Every target works on a bare machine with Rust, a C++ compiler, make and CPython 3.11+.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
