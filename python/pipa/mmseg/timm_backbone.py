@@ -39,8 +39,9 @@ class TimmEncoder(BaseModule):
             raise ImportError('TimmEncoder needs timm: pip install "pipa-rs[timm]"') from error
         if out_indices is not None:
             kwargs["out_indices"] = tuple(out_indices)
-        self.encoder = timm.create_model(model_name, pretrained=pretrained, features_only=True, **kwargs)
-        self.out_channels = list(self.encoder.feature_info.channels())
+        encoder: Any = timm.create_model(model_name, pretrained=pretrained, features_only=True, **kwargs)
+        self.encoder = encoder
+        self.out_channels = list(encoder.feature_info.channels())
 
     def forward(self, image_bchw: Tensor) -> list[Tensor]:
         maps = list(self.encoder(image_bchw))
