@@ -1,6 +1,6 @@
 """Point this checkout at another torch: `python tools/for_torch.py 2.11.0`, then build as usual.
 
-Rewrites the pins of Cargo.toml (tch, torch-sys and pyo3-tch move together) and pyproject.toml; do not commit the result.
+Rewrites the pins of Cargo.toml (tch, torch-sys, pyo3-tch move together) and pyproject.toml; do not commit the result.
 """
 
 import re
