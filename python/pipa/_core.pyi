@@ -1,10 +1,60 @@
 """Native part of pipa. Public functions are documented in `pipa.functional`."""
 
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+__all__ = [
+    "TORCH_BUILD",
+    "TOY_CLASSES",
+    "TOY_EDITION",
+    "TOY_PALETTE",
+    "DTypeError",
+    "DeviceError",
+    "NonFiniteError",
+    "ShapeError",
+    "Step",
+    "__version__",
+    "_set_fused",
+    "accuracy",
+    "block_mask",
+    "blur_kernel_size",
+    "choose_anchors",
+    "class_mask",
+    "class_mix",
+    "color_jitter",
+    "confusion_matrix",
+    "contrast",
+    "crop_patches",
+    "cross_entropy",
+    "downscale_label",
+    "draw_augment",
+    "draw_class_mask",
+    "draw_classes",
+    "draw_patches",
+    "ema_update",
+    "feature_distance_loss",
+    "gaussian_blur",
+    "label_convert",
+    "label_read",
+    "label_store",
+    "label_summary",
+    "mask_grid",
+    "memory_bank",
+    "patch_contrast",
+    "patch_contrast_gated",
+    "patch_overlap",
+    "pixel_contrast",
+    "pixel_contrast_map",
+    "png_read_bgr",
+    "png_size",
+    "pseudo_label",
+    "rng_state",
+    "strong_augment",
+    "toy_draw",
+]
 
 TORCH_BUILD: str
 __version__: str
@@ -126,6 +176,7 @@ def feature_distance_loss(
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor: ...
 def _set_fused(on: bool) -> bool: ...
 
+@final
 class Step:
     """Settings, counter, random numbers and memory bank of the iteration; `pipa.PipaStep` is its public face."""
 
