@@ -8,6 +8,12 @@ from pipa.doctor import require_packages
 
 require_packages()
 
+import contextlib
+import io
+
+with contextlib.redirect_stdout(io.StringIO()):
+    import mmseg.datasets  # noqa: F401  (prints a debug remark while no logger is set up yet)
+
 from mmengine.config.utils import MODULE2PACKAGE
 
 from pipa.mmseg import safe_load
