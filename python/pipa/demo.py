@@ -128,12 +128,9 @@ def train_one(method: str, seed: int, work_dir: Path, data: Path, iterations: in
     """Train one method in this process and keep what the report needs."""
     os.environ["PIPA_DATA"] = str(data.resolve())
     os.environ["OMP_NUM_THREADS"] = "1"
-    from pipa.cli import quiet
+    config = quiet_config(METHODS[method], [f"randomness.seed={seed}"], str(work_dir))
+    from pipa.mmseg.run import train
 
-    quiet()
-    from pipa.mmseg.run import load_config, train
-
-    config = load_config(METHODS[method], [f"randomness.seed={seed}"], str(work_dir))
     config.log_level = "ERROR"  # the bars show what matters; scalars.json and the log file hold the rest
     if iterations is not None:
         set_iterations(config, iterations)
@@ -155,6 +152,19 @@ def train_one(method: str, seed: int, work_dir: Path, data: Path, iterations: in
     final, curves = read_curves(scalars(work_dir))
     done.write_text(json.dumps({"settings": settings, "seconds": seconds, "final": final, "curves": curves}))
     return Outcome(method, seed, work_dir, seconds, final, curves)
+
+
+def quiet_config(name: str, options: Sequence[str] = (), work_dir: str | None = None) -> Any:
+    """A shipped config, without mmengine's remarks: they would tear the bars apart."""
+    from mmengine.logging import MMLogger
+
+    from pipa.cli import quiet
+
+    quiet()
+    MMLogger.get_current_instance().setLevel("ERROR")
+    from pipa.mmseg.run import load_config
+
+    return load_config(name, options, work_dir)
 
 
 def set_iterations(config: Any, iterations: int) -> None:
@@ -297,9 +307,7 @@ def write_report(
 
 def shown_settings() -> dict[str, Any]:
     """The settings of the PiPa run that explain its numbers."""
-    from pipa.mmseg.run import load_config
-
-    config = load_config("toy_pipa")
+    config = quiet_config("toy_pipa")
     hook = next(h for h in config.custom_hooks if h.type == "PipaHook")
     chosen = {k: v for k, v in hook.items() if k not in ("type", "target_dataloader")}
     return {
