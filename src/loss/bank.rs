@@ -32,7 +32,7 @@ impl MemoryBank {
         })
     }
 
-    /// A bank from its saved tensors, which are copied: the saved state must not move on with the training.
+    /// A bank on the given tensors, which `push` changes in place: their owner keeps the memory (see [`Self::duplicate`]).
     pub fn from_state(feat_sd: Tensor, label_s: Tensor, next_c: Tensor) -> Result<Self> {
         check_rank(&feat_sd, 2, "memory bank features", "[S+1,D]")?;
         check_rank(&next_c, 1, "memory bank positions", "[C]")?;
@@ -41,7 +41,7 @@ impl MemoryBank {
         if classes < 1 || slots < 1 || slots % classes != 0 {
             return Err(Error::shape(format!("memory bank: {slots} slots do not divide among {classes} classes")));
         }
-        Self { feat_sd, label_s, next_c, capacity: slots / classes }.duplicate()
+        Ok(Self { feat_sd, label_s, next_c, capacity: slots / classes })
     }
 
     /// The same bank in memory of its own.

@@ -162,7 +162,9 @@ impl PyStep {
 
     #[setter]
     fn set_bank(&self, bank: Option<(T, T, T)>) -> PyResult<()> {
-        let bank = bank.map(|(feat, label, next)| MemoryBank::from_state(feat.0, label.0, next.0)).transpose()?;
+        // Copied: a saved state must not move on with the training.
+        let restore = |(feat, label, next): (T, T, T)| MemoryBank::from_state(feat.0, label.0, next.0)?.duplicate();
+        let bank = bank.map(restore).transpose()?;
         self.state()?.bank = bank;
         Ok(())
     }
