@@ -27,7 +27,7 @@ $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
 
 build: $(VENV)/.built  ## create .venv, install, compile; does nothing when all is up to date
 
-demo: build  ## adapt a network on the embedded domain pair, write demo/report.html (about 10 minutes on 2 cores)
+demo: build  ## adapt a network on the embedded domain pair, write demo/report.html (one process per core)
 	$(BIN)/pipa demo
 
 test: lint cargo-test pytest  ## lints, Rust tests, Python tests

@@ -1,4 +1,13 @@
-//! PiPa on libtorch tensors. See the module list below for where each concept lives.
+//! PiPa on libtorch tensors. Where each concept lives:
+//!
+//! - `step`: one iteration: settings, draws, order of the terms, log; it sees networks through a trait
+//! - `loss`: the streaming contrast, pixel and patch contrast, cross entropy, feature distance, memory bank
+//! - `anchors`, `patches`: which pixels are compared; geometry of overlapping crops
+//! - `pseudo_label`, `mix`, `augment`, `masking`, `teacher`: the target side of an iteration
+//! - `host`: kernels on host memory, counting, label files, the embedded domain pair
+//! - `rng`, `shape`, `error`: random numbers, argument checks, the one error type
+//! - `python`: the only place that uses pyo3
+
 pub mod anchors;
 pub mod augment;
 pub mod error;
