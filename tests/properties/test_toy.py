@@ -146,6 +146,10 @@ def test_write_refuses_what_it_cannot_or_must_not_write(tmp_path: Path) -> None:
 
 def test_the_ordinary_data_path_reads_it(tmp_path: Path) -> None:
     folder = pytest.importorskip("pipa.mmseg.folder", reason="needs the extra pipa-rs[mmseg]")
+    # The classes, not their names: which registry finds a name depends on the scope another test may have set.
+    from mmcv.transforms import LoadImageFromFile
+    from mmseg.datasets.transforms import LoadAnnotations
+
     root = toy.write(tmp_path, train=2, val=1, **SMALL)
     suffixes = {"img_suffix": "_leftImg8bit.png", "label_suffix": "_gtFine_labelTrainIds.png"}
     dataset = folder.FolderDataset(
@@ -153,7 +157,7 @@ def test_the_ordinary_data_path_reads_it(tmp_path: Path) -> None:
         images="leftImg8bit/train",
         labels="gtFine/train",
         classes=root / "classes.json",
-        pipeline=[{"type": "mmseg.LoadImageFromFile"}, {"type": "mmseg.LoadAnnotations"}],
+        pipeline=[{"type": LoadImageFromFile}, {"type": LoadAnnotations}],
         **suffixes,
     )
     assert dataset.metainfo["classes"] == toy.CLASSES

@@ -20,6 +20,7 @@ import tiny
 from pipa.mmseg import safe_file
 from pipa.mmseg.checkpoint import CheckpointError
 from pipa.mmseg.safe_load import allowed
+from pipa.mmseg.signals import StopSignals
 
 # How often the training is killed; the full test of a release takes 30.
 KILLS = int(os.environ.get("PIPA_KILLS", "4"))
@@ -206,6 +207,15 @@ def test_signals_save_and_leave(number: int, trained: Any, root: Path, tmp_path:
     resumed = tiny.train(cfg, resume=True)
     straight = tiny.train(tiny.config(root, tmp_path / "straight", iterations=done + 1))
     assert not tiny.differences(tiny.everything(straight), tiny.everything(resumed))
+
+
+def test_a_training_that_failed_leaves_its_signals_to_the_next() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    failed, following = StopSignals(), StopSignals()
+    failed.listen()  # an exception ends a training before anybody calls ignore()
+    following.listen()
+    following.ignore()
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 def test_a_signal_during_validation_saves_at_once(root: Path, tmp_path: Path) -> None:

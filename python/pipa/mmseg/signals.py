@@ -35,6 +35,7 @@ class StopSignals:
             # On the host, so that asking never waits for a device.
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread() and not self._old:
+            _forget_earlier()
             self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ignore(self) -> None:
@@ -90,6 +91,14 @@ class _OwnGroup:
             os.setpgid(0, 0)
         if self.inner is not None:
             self.inner(worker)
+
+
+def _forget_earlier() -> None:
+    """A training that ended with an exception never came to give the signals back: do it for it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        owner = getattr(signal.getsignal(number), "__self__", None)
+        if isinstance(owner, StopSignals):
+            owner.ignore()
 
 
 def _in_training(frame: FrameType | None) -> bool:
