@@ -10,7 +10,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-toy wheel clean
+.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-scaling bench-toy wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,7 +27,7 @@ $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
 
 build: $(VENV)/.built  ## create .venv, install, compile; does nothing when all is up to date
 
-demo: build  ## adapt a network on the embedded domain pair, write demo/report.html (one process per core)
+demo: build  ## adapt a network on the embedded domain pair, write demo/report.html (7 minutes on two cores)
 	$(BIN)/pipa demo
 
 test: lint cargo-test pytest  ## lints, Rust tests, Python tests
@@ -57,6 +57,9 @@ fuzz: build  ## property tests with a hundred thousand cases each
 
 bench: build  ## kernels beside their plain-PyTorch twins: ratio and peak memory
 	$(BIN)/python benchmarks/kernels.py
+
+bench-scaling: build  ## exact contrast against the number of pixels: table and docs/scaling.svg
+	$(BIN)/python benchmarks/scaling.py docs/scaling.svg
 
 bench-toy: build  ## the toy table of docs/results.md: 3 seeds, with oracle
 	$(BIN)/pipa demo --out demo/seeds --seeds 0 1 2 --oracle

@@ -4,11 +4,15 @@
 //! `min_pixels` [101] pixels, `min(max_anchors / groups, max_per_class)` [1024, 100] pixels each; where one of the two
 //! halves is too small the other fills up. Which pixels: those with the smallest random priority.
 //!
-//! Written with sorts and sums of fixed shape, so an accelerator is never asked for a value.
+//! Accelerators sort and sum in fixed shapes, so that they are never asked for a value; the host sorts only what it takes.
 //!
 //! Suffixes: B batch, H W size, P = B H W pixels (row-major), N anchors.
 
+mod host;
+
 use crate::error::{Error, Result};
+use crate::host::fused;
+use crate::host::slice::view;
 use crate::rng::Rng;
 use crate::shape::{check_device, check_integer, check_rank, check_size};
 use tch::{Device, Kind, Tensor};
@@ -65,6 +69,25 @@ impl AnchorSampler {
             let none = Tensor::f_zeros([0], (Kind::Int64, device))?;
             return Ok(Anchors { valid_n: none.f_to_kind(Kind::Bool)?, index_n: none });
         }
+        if fused(&[label_bhw]) && priority_bhw.f_kind()? == Kind::Float {
+            let prediction = prediction_bhw.map(view::<i64>).transpose()?;
+            let (label, priority) = (view::<i64>(label_bhw)?, view::<f32>(priority_bhw)?);
+            let chosen = host::choose(self, &label, prediction.as_deref(), &priority, (size[1] * size[2]) as usize);
+            let index_n = Tensor::f_from_slice(&chosen)?;
+            return Ok(Anchors { valid_n: Tensor::f_ones([chosen.len() as i64], (Kind::Bool, device))?, index_n });
+        }
+        self.choose_by_sorting(label_bhw, prediction_bhw, priority_bhw)
+    }
+
+    fn choose_by_sorting(
+        &self,
+        label_bhw: &Tensor,
+        prediction_bhw: Option<&Tensor>,
+        priority_bhw: &Tensor,
+    ) -> Result<Anchors> {
+        let device = label_bhw.device();
+        let size = label_bhw.size();
+        let pixels: i64 = size.iter().product();
         let label_p = label_bhw.f_to_kind(Kind::Int64)?.f_reshape([pixels])?;
         let easy_p = match prediction_bhw {
             Some(prediction) => prediction.f_to_kind(Kind::Int64)?.f_reshape([pixels])?.f_eq_tensor(&label_p)?,

@@ -172,8 +172,13 @@ proptest! {
             let counted = label.to_kind(Kind::Int64).ne(255).sum(Kind::Int64).int64_value(&[]);
             prop_assert_eq!(matrix.sum(Kind::Int64).int64_value(&[]), counted);
         }
-        let expected = bytes.iter().filter(|&&b| usize::from(b) < num).count() as u64;
-        prop_assert_eq!(class_counts(&bytes, num).iter().sum::<u64>(), expected);
+        let bytes = Tensor::f_from_slice(&bytes).unwrap();
+        for (ids, ignore) in [(&label, 255), (&bytes, num as i64 - 1)] {
+            if let Ok(counts) = class_counts(ids, num as i64, ignore) {
+                let counted = ids.to_kind(Kind::Int64).ne(ignore).sum(Kind::Int64).int64_value(&[]);
+                prop_assert_eq!(counts.sum(Kind::Int64).int64_value(&[]), counted);
+            }
+        }
     }
 
     #[test]

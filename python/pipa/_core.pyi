@@ -22,6 +22,7 @@ __all__ = [
     "block_mask",
     "blur_kernel_size",
     "choose_anchors",
+    "class_counts",
     "class_mask",
     "class_mix",
     "color_jitter",
@@ -174,6 +175,7 @@ def feature_distance_loss(
     ignore_index: int,
 ) -> Tensor: ...
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor: ...
+def class_counts(label: Tensor, num_classes: int, ignore_index: int) -> Tensor: ...
 def _set_fused(on: bool) -> bool: ...
 
 @final

@@ -119,6 +119,18 @@ def confusion_matrix(
     return _core.confusion_matrix(pair[0], pair[1], int(num_classes), int(ignore_index))
 
 
+def class_counts(label: Tensor | npt.NDArray[np.integer], num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Pixels of each class; those of `ignore_index` do not count.
+
+    Args:
+        label: integers of any shape; any other id outside the classes is a ValueError.
+
+    Returns:
+        [C] int64 on the CPU.
+    """
+    return _core.class_counts(torch.as_tensor(label), int(num_classes), int(ignore_index))
+
+
 def iou_from_confusion(matrix_cc: Tensor | npt.NDArray[np.integer]) -> dict[str, Tensor]:
     """Metrics of a confusion matrix, as fractions in float64; NaN for a class that is in neither label nor prediction.
 

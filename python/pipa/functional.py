@@ -24,6 +24,7 @@ from pipa._mixing import (
 )
 from pipa._supervision import (
     accuracy,
+    class_counts,
     confusion_matrix,
     cross_entropy,
     downscale_label,
@@ -37,6 +38,7 @@ __all__: list[str] = [
     "block_mask",
     "blur_kernel_size",
     "choose_anchors",
+    "class_counts",
     "class_mask",
     "class_mix",
     "color_jitter",

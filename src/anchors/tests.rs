@@ -35,6 +35,14 @@ proptest! {
         prop_assert!(index.len() as i64 <= max_anchors);
         prop_assert_eq!(index.iter().collect::<HashSet<_>>().len(), index.len());
 
+        let priority: Vec<f32> = ids[..pixels].iter().map(|id| [0.5, -0.0, 0.0, f32::NAN, 0.25][(id & 3) as usize]).collect();
+        let priority = Tensor::f_from_slice(&priority).and_then(|t| t.f_reshape(size)).unwrap();
+        let fast = sampler.choose(&map(&ids), prediction.as_ref(), &priority).unwrap();
+        if pixels > 0 {
+            let sorted = sampler.choose_by_sorting(&map(&ids), prediction.as_ref(), &priority).unwrap();
+            prop_assert!(fast.index_n.equal(&sorted.index_n) && fast.valid_n.equal(&sorted.valid_n));
+        }
+
         let group = |i: usize| (if per_image { i / (h * w) } else { 0 }, ids[i]);
         let mut all: HashMap<_, i64> = HashMap::new();
         (0..pixels).for_each(|i| *all.entry(group(i)).or_default() += 1);

@@ -11,15 +11,21 @@ use tch::Tensor;
 /// Pixels per parallel task: large enough to pay for a table of its own, small enough to share out.
 const CHUNK: usize = 1 << 18;
 
+/// Maps are made of areas: where so many neighbours agree they count as one.
+const RUN: usize = 16;
+
+/// All values are equal. Written without a branch, so that it vectorises.
+fn constant<T: Id>(run: &[T]) -> bool {
+    run.iter().fold(true, |same, &v| same & (v == run[0]))
+}
+
 /// Counts of (label, prediction) pairs as i64 [C,C]: rows are labels, columns are predictions. Pixels whose label is
 /// `ignore_index` do not count. Any shape, equal for both; any integer dtypes. An id outside the classes is an error.
 pub fn confusion_matrix(prediction: &Tensor, label: &Tensor, num_classes: i64, ignore_index: i64) -> Result<Tensor> {
     check_integer(prediction, "prediction")?;
     check_integer(label, "label")?;
     check_size(prediction, &label.size(), "prediction (which must have the label's shape)")?;
-    if !(1..=65_536).contains(&num_classes) {
-        return Err(Error::value(format!("num_classes: expected 1 to 65536, got {num_classes}")));
-    }
+    check_classes(num_classes)?;
     let (prediction, label) = (labels(prediction)?, labels(label)?);
     let counts = with_labels!(prediction, p => with_labels!(label, l => count_pairs(p, l, num_classes, ignore_index)))?;
     Ok(Tensor::f_from_slice(&counts)?.f_view([num_classes, num_classes])?)
@@ -33,6 +39,7 @@ pub fn count_pairs<P: Id, L: Id>(prediction: &[P], label: &[L], classes: i64, ig
     let size = (n + 2) * width;
     // Neighbours are mostly equal: alternating tables keep one increment from waiting for the one before.
     let lanes = if size <= 1 << 14 { 4 } else { 1 };
+    let lane: [usize; 4] = std::array::from_fn(|i| size * (i % lanes));
     let column_of = |p: i64| if (p as u64) < classes as u64 { p as usize } else { n };
     let row_of = |l: i64| {
         let row = if (l as u64) < classes as u64 { l as usize } else { n + 1 };
@@ -52,23 +59,17 @@ pub fn count_pairs<P: Id, L: Id>(prediction: &[P], label: &[L], classes: i64, ig
             .fold(
                 || vec![0u32; size * lanes],
                 |mut table, (p, l)| {
-                    if lanes == 4 {
-                        let (t0, rest) = table.split_at_mut(size);
-                        let (t1, rest) = rest.split_at_mut(size);
-                        let (t2, t3) = rest.split_at_mut(size);
-                        let (p4, l4) = (p.chunks_exact(4), l.chunks_exact(4));
-                        for (&p, &l) in p4.remainder().iter().zip(l4.remainder()) {
-                            t0[slot(p, l)] += 1;
+                    let (p_runs, l_runs) = (p.chunks_exact(RUN), l.chunks_exact(RUN));
+                    for (&p, &l) in p_runs.remainder().iter().zip(l_runs.remainder()) {
+                        table[slot(p, l)] += 1;
+                    }
+                    for (p, l) in p_runs.zip(l_runs) {
+                        if constant(p) & constant(l) {
+                            table[slot(p[0], l[0])] += RUN as u32;
+                            continue;
                         }
-                        for (p, l) in p4.zip(l4) {
-                            t0[slot(p[0], l[0])] += 1;
-                            t1[slot(p[1], l[1])] += 1;
-                            t2[slot(p[2], l[2])] += 1;
-                            t3[slot(p[3], l[3])] += 1;
-                        }
-                    } else {
-                        for (&p, &l) in p.iter().zip(l) {
-                            table[slot(p, l)] += 1;
+                        for (i, (&p, &l)) in p.iter().zip(l).enumerate() {
+                            table[slot(p, l) + lane[i % 4]] += 1;
                         }
                     }
                     table
@@ -106,23 +107,60 @@ fn stray_error(name: &str, id: Option<i64>, classes: i64, ignore: i64) -> Error 
     Error::value(format!("{name}: id {id}is outside the {classes} classes (ignored id: {ignore})"))
 }
 
-/// Pixels per class of a label map; ids from `num` on are not counted.
-pub fn class_counts(label: &[u8], num: usize) -> Vec<u64> {
+/// Pixels per class of a label map of any shape and integer dtype, i64 [C]. Pixels of `ignore_index` do not count; any
+/// other id outside the classes is an error.
+pub fn class_counts(label: &Tensor, num_classes: i64, ignore_index: i64) -> Result<Tensor> {
+    check_integer(label, "label")?;
+    check_classes(num_classes)?;
+    let label = labels(label)?;
+    let counts = with_labels!(label, l => count_ids(l, num_classes, ignore_index))?;
+    Ok(Tensor::f_from_slice(&counts)?)
+}
+
+/// `class_counts` on a slice.
+pub fn count_ids<L: Id>(label: &[L], classes: i64, ignore: i64) -> Result<Vec<i64>> {
+    // Two extra places, for ignored and for stray ids.
+    let n = classes as usize;
+    let lane: [usize; 4] = std::array::from_fn(|i| (n + 2) * i);
+    let slot = |l: L| {
+        let id = l.id();
+        let place = if (id as u64) < classes as u64 { id as usize } else { n + 1 };
+        if id == ignore {
+            n
+        } else {
+            place
+        }
+    };
     let total = pool::run(|| {
         label
-            .par_chunks(CHUNK)
+            .par_chunks(CHUNK.max(n))
             .map(|chunk| {
-                let mut lanes = [[0u32; 256]; 4];
-                let quads = chunk.chunks_exact(4);
-                quads.remainder().iter().for_each(|&v| lanes[0][v as usize] += 1);
-                for quad in quads {
-                    lanes.iter_mut().zip(quad).for_each(|(lane, &v)| lane[v as usize] += 1);
+                let mut table = vec![0i64; 4 * (n + 2)];
+                let runs = chunk.chunks_exact(RUN);
+                runs.remainder().iter().for_each(|&l| table[slot(l)] += 1);
+                for run in runs {
+                    if constant(run) {
+                        table[slot(run[0])] += RUN as i64;
+                    } else {
+                        run.iter().enumerate().for_each(|(i, &l)| table[slot(l) + lane[i % 4]] += 1);
+                    }
                 }
-                std::array::from_fn(|i| lanes.iter().map(|lane| u64::from(lane[i])).sum())
+                (0..n + 2).map(|i| lane.iter().map(|lane| table[i + lane]).sum()).collect::<Vec<i64>>()
             })
-            .reduce(|| [0u64; 256], |a, b| std::array::from_fn(|i| a[i] + b[i]))
+            .reduce(|| vec![0; n + 2], |a, b| a.iter().zip(b).map(|(a, b)| a + b).collect())
     });
-    (0..num).map(|i| total.get(i).copied().unwrap_or(0)).collect()
+    if total[n + 1] > 0 {
+        let stray = label.iter().map(|v| v.id()).find(|&v| v != ignore && !(0..classes).contains(&v));
+        return Err(stray_error("label", stray, classes, ignore));
+    }
+    Ok(total[..n].to_vec())
+}
+
+fn check_classes(num_classes: i64) -> Result<()> {
+    if (1..=65_536).contains(&num_classes) {
+        return Ok(());
+    }
+    Err(Error::value(format!("num_classes: expected 1 to 65536, got {num_classes}")))
 }
 
 #[cfg(test)]
@@ -141,7 +179,10 @@ mod tests {
 
     #[test]
     fn classes_are_counted() {
-        assert_eq!(class_counts(&[0, 2, 2, 255, 2], 3), [1, 0, 3]);
-        assert_eq!(class_counts(&[255; 5], 300)[255], 5);
+        assert_eq!(count_ids(&[0u8, 2, 2, 255, 2], 3, 255).unwrap(), [1, 0, 3]);
+        let areas: Vec<i64> = (0..100).map(|i| i / 40).collect();
+        assert_eq!(count_ids(&areas, 3, 1).unwrap(), [40, 0, 20]);
+        let error = count_ids(&[0u8, 7], 3, 255).unwrap_err().to_string();
+        assert!(error.contains("label: id 7"), "{error}");
     }
 }

@@ -18,6 +18,8 @@ use crate::shape::{check_device, check_float, check_rank, check_size};
 use tch::{Kind, Tensor};
 
 const EPS: f64 = 1e-8;
+/// Scores held at a time: 16 MB in float32, which the caches of a server hold.
+const TILE: i64 = 1 << 22;
 
 /// Settings of [`patch_contrast_gated`] with the values of the research code.
 #[derive(Clone, Debug)]
@@ -25,7 +27,7 @@ pub struct Gate {
     pub temperature: f64,
     /// The other patch must be at least this sure of its pseudo-label.
     pub confidence: f64,
-    /// Bank entries per chunk; the first chunk sets the shift of the exponentials.
+    /// Bank entries of the first chunk, which sets the shift of the exponentials.
     pub chunk: i64,
 }
 
@@ -93,30 +95,37 @@ fn direction(own: &View, other: &View, bank_md: &Tensor, bank_label_m: &Tensor, 
 
     let sharp_nd = f_nd.f_div_scalar(gate.temperature)?;
     let positive_n1 = sharp_nd.f_mul(&g_nd)?.f_sum_dim_intlist(1i64, true, kind)?;
-    // exp(t - m) against one chunk of the bank, zero for entries of the same label; and the raw scores.
-    let scores = |j: i64, c: i64| -> Result<(Tensor, Tensor)> {
-        let out = Tensor::f_empty([n, c], (kind, f_nd.device()))?;
-        let score = sharp_nd.f_mm_out(&out, &bank_md.f_narrow(0, j, c)?.f_tr()?)?;
-        let same = own.label_n.f_unsqueeze(1)?.f_eq_tensor(&bank_label_m.f_narrow(0, j, c)?)?;
-        Ok((score, same))
-    };
-    let mut top_n1 = positive_n1.f_alias()?;
-    let mut top_at_n1 = positive_n1.f_zeros_like()?.f_to_kind(Kind::Int64)?;
-    let mut sum_n1 = positive_n1.f_zeros_like()?;
-    for (j, c) in blocks(bank_md.size()[0], gate.chunk) {
-        let (score, same) = scores(j, c)?;
-        if j == 0 {
-            let (highest, at) = Tensor::f_cat(&[&positive_n1, &score], 1)?.f_max_dim(1, true)?;
-            (top_n1, top_at_n1) = (highest, at);
+    let want = wants_grad(own.feat_nd)?;
+    let m = bank_md.size()[0];
+    let first = gate.chunk.min(m);
+    let top_n1 = positive_n1.f_empty_like()?;
+    let top_at_n1 = Tensor::f_empty([n, 1], (Kind::Int64, f_nd.device()))?;
+    let sum_n1 = positive_n1.f_empty_like()?;
+    // sum over k of exp(t_ik - m_i) bank_k, for the gradient
+    let pull_nd = f_nd.f_empty_like()?;
+    let rows = (TILE / m).clamp(1, n.max(1));
+    let tile = Tensor::f_empty([rows * m], (kind, f_nd.device()))?;
+    for (i, r) in blocks(n, rows) {
+        let at = |x: &Tensor| x.f_narrow(0, i, r);
+        let out = tile.f_narrow(0, 0, r * m)?.f_view([r, m])?;
+        let mut score = at(&sharp_nd)?.f_mm_out(&out, &bank_md.f_tr()?)?;
+        let (highest_r1, at_r1) = score.f_narrow(1, 0, first)?.f_max_dim(1, true)?;
+        let top_r1 = highest_r1.f_maximum(&at(&positive_n1)?)?;
+        let same = at(own.label_n)?.f_unsqueeze(1)?.f_eq_tensor(bank_label_m)?;
+        let mut score = score.f_sub_(&top_r1)?.f_exp_()?;
+        let score = score.f_masked_fill_(&same, 0.0)?;
+        at(&top_n1)?.f_copy_(&top_r1)?;
+        at(&top_at_n1)?.f_copy_(&at_r1)?;
+        at(&sum_n1)?.f_copy_(&score.f_sum_dim_intlist(1i64, true, kind)?)?;
+        if want {
+            let _ = score.f_mm_out(&at(&pull_nd)?, &bank_md)?;
         }
-        let part = score.f_sub(&top_n1)?.f_exp_()?.f_masked_fill_(&same, 0.0)?;
-        sum_n1 = sum_n1.f_add(&part.f_sum_dim_intlist(1i64, true, kind)?)?;
     }
     let e_n1 = positive_n1.f_sub(&top_n1)?.f_exp()?;
     let whole_n1 = e_n1.f_add(&sum_n1)?.f_add_scalar(EPS)?;
     let ratio_n1 = e_n1.f_div(&whole_n1)?.f_add_scalar(EPS)?;
     let value = ratio_n1.f_log()?.f_neg()?.f_mul(&weight_n1)?.f_sum(kind)?;
-    if !wants_grad(own.feat_nd)? {
+    if !want {
         return attach(value, &[]);
     }
 
@@ -125,16 +134,11 @@ fn direction(own: &View, other: &View, bank_md: &Tensor, bank_label_m: &Tensor, 
     let by_positive_n1 = sum_n1.f_add_scalar(EPS)?.f_mul(&e_n1)?.f_mul(&outer_n1)?;
     let by_sum_n1 = e_n1.f_neg()?.f_mul(&outer_n1)?;
     let by_top_n1 = e_n1.f_mul(&outer_n1)?.f_mul_scalar(-EPS)?;
-    let top_is_positive = top_at_n1.f_eq(0)?.f_to_kind(kind)?;
+    let top_is_positive = top_n1.f_eq_tensor(&positive_n1)?.f_to_kind(kind)?;
     let mut grad_nd = g_nd.f_mul(&by_positive_n1.f_add(&by_top_n1.f_mul(&top_is_positive)?)?)?;
-    for (j, c) in blocks(bank_md.size()[0], gate.chunk) {
-        let (score, same) = scores(j, c)?;
-        let by_score = score.f_sub(&top_n1)?.f_exp_()?.f_masked_fill_(&same, 0.0)?.f_mul_(&by_sum_n1)?;
-        let _ = grad_nd.f_addmm_(&by_score, &bank_md.f_narrow(0, j, c)?)?;
-    }
+    let mut grad_nd = grad_nd.f_addcmul_(&pull_nd, &by_sum_n1)?;
     let top_is_bank = top_is_positive.f_rsub_scalar(1.0)?;
-    let top_key_nd = bank_md.f_index_select(0, &top_at_n1.f_sub_scalar(1)?.f_clamp_min(0)?.f_squeeze_dim(1)?)?;
-    let grad_nd =
-        grad_nd.f_add_(&top_key_nd.f_mul(&by_top_n1.f_mul(&top_is_bank)?)?)?.f_div_scalar_(gate.temperature)?;
+    let top_key_nd = bank_md.f_index_select(0, &top_at_n1.f_squeeze_dim(1)?)?;
+    let grad_nd = grad_nd.f_addcmul_(&top_key_nd, &by_top_n1.f_mul(&top_is_bank)?)?.f_div_scalar_(gate.temperature)?;
     attach(value, &[(own.feat_nd, grad_nd)])
 }

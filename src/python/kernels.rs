@@ -221,6 +221,11 @@ fn confusion_matrix(py: Python<'_>, prediction: T, label: T, num_classes: i64, i
     enter(py, move || confusion::confusion_matrix(&prediction.0, &label.0, num_classes, ignore_index).map(T))
 }
 
+#[pyfunction]
+fn class_counts(py: Python<'_>, label: T, num_classes: i64, ignore_index: i64) -> PyResult<T> {
+    enter(py, move || confusion::class_counts(&label.0, num_classes, ignore_index).map(T))
+}
+
 /// Sends CPU tensors to the libtorch path (False) or the fused host kernels (True, the default); for tests.
 #[pyfunction]
 fn _set_fused(on: bool) -> bool {
@@ -246,6 +251,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(downscale_label, m)?)?;
     m.add_function(wrap_pyfunction!(feature_distance_loss, m)?)?;
     m.add_function(wrap_pyfunction!(confusion_matrix, m)?)?;
+    m.add_function(wrap_pyfunction!(class_counts, m)?)?;
     m.add_function(wrap_pyfunction!(_set_fused, m)?)?;
     Ok(())
 }

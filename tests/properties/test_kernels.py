@@ -243,6 +243,19 @@ def test_confusion_matrix_is_a_bincount(dtype):
     assert torch.equal(F.confusion_matrix(prediction.numpy(), label.numpy(), 19), ours)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("block", [1, 5, 40])
+def test_areas_and_single_pixels_count_alike(dtype, block):
+    small = labels((1, 1, 3000 // block, 7))[0, 0]
+    label = small.repeat_interleave(block, 0).T.contiguous()  # runs of `block` equal ids, of other lengths than a run
+    prediction = label.roll(3, 1) % 19
+    keep = label != 255
+    expected = np.bincount(label[keep].numpy(), minlength=19)
+    assert np.array_equal(F.class_counts(label.to(dtype), 19).numpy(), expected)
+    pairs = np.bincount((19 * label[keep] + prediction[keep]).numpy(), minlength=361).reshape(19, 19)
+    assert np.array_equal(F.confusion_matrix(prediction.to(dtype), label, 19).numpy(), pairs)
+
+
 LOGITS, LABEL = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
 ERRORS = {
     "label: stray id": (lambda: F.cross_entropy(torch.randn(1, 3, 4, 4), torch.full((1, 4, 4), 7)), ValueError, "id 7"),
@@ -307,6 +320,7 @@ ERRORS = {
     "count": (lambda: F.ema_update([torch.ones(2)], [], 1), pipa.ShapeError, "parameters"),
     "alpha": (lambda: F.ema_update([], [], 1, 1.5), ValueError, "alpha"),
     "prediction": (lambda: F.confusion_matrix(torch.tensor([5]), torch.tensor([0]), 3), ValueError, "prediction: id 5"),
+    "counts label": (lambda: F.class_counts(torch.tensor([0, 3]), 3), ValueError, "label: id 3"),
     "confusion label": (lambda: F.confusion_matrix(torch.tensor([0]), torch.tensor([3]), 3), ValueError, "label: id 3"),
     "grid": (lambda: F.mask_grid(4, 4, 0), ValueError, "block"),
     "no tensor": (lambda: F.pseudo_label([1.0]), TypeError, "Tensor"),
