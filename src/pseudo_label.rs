@@ -82,9 +82,11 @@ fn label_ops(logits: &Tensor, threshold: f64) -> Result<(Tensor, Tensor)> {
     Ok((label, share))
 }
 
-/// Pixels per block. The block's logits are copied side by side for the second pass: where they come from, the planes of
-/// the classes often lie a power of two apart, and would push each other out of the cache.
-const BLOCK: usize = 1024;
+/// Pixels per parallel task.
+const BLOCK: usize = 4096;
+/// Pixels whose maximum, class and sum stay in registers. Their logits are copied side by side for the second pass: where
+/// they come from, the planes of the classes often lie a power of two apart, and would push each other out of the cache.
+const LANES: usize = 64;
 
 /// The same in one sweep over the logits: no probabilities are stored.
 fn label_host(logits: &Tensor, threshold: f32) -> Result<(Tensor, Tensor)> {
@@ -98,7 +100,7 @@ fn label_host(logits: &Tensor, threshold: f32) -> Result<(Tensor, Tensor)> {
         images
             .map(|(label, logits)| -> u64 {
                 let blocks = label.par_chunks_mut(BLOCK).enumerate();
-                let scratch = || vec![[0f32; BLOCK]; classes];
+                let scratch = || vec![[0f32; LANES]; classes];
                 let count = |held: &mut Vec<_>, (i, block): (usize, &mut [i64])| {
                     label_block(logits, pixels, i * BLOCK, threshold, held, block)
                 };
@@ -118,33 +120,41 @@ fn label_block(
     pixels: usize,
     first: usize,
     threshold: f32,
-    held: &mut [[f32; BLOCK]],
+    held: &mut [[f32; LANES]],
     label: &mut [i64],
 ) -> u64 {
-    let n = label.len();
-    let mut best = [f32::NEG_INFINITY; BLOCK];
-    let mut class = [0i32; BLOCK];
-    let mut sum = [0f32; BLOCK];
-    best[..n].copy_from_slice(&logits[first..first + n]);
-    for (c, held) in held.iter_mut().enumerate() {
-        let plane = &logits[c * pixels + first..c * pixels + first + n];
-        for (((&x, held), best), class) in plane.iter().zip(held).zip(&mut best).zip(&mut class) {
-            let better = x > *best;
-            *best = if better { x } else { *best };
-            *class = if better { c as i32 } else { *class };
-            *held = x;
-        }
-    }
-    for held in held.iter() {
-        for ((&x, &best), sum) in held.iter().zip(&best).zip(&mut sum) {
-            *sum += exp_negative(x - best);
-        }
-    }
     let mut count = 0u32;
-    for ((label, &class), &sum) in label.iter_mut().zip(&class).zip(&sum) {
-        *label = i64::from(class);
-        // The softmax maximum is exp(0) / sum.
-        count += u32::from(1.0 / sum >= threshold);
+    for (i, label) in label.chunks_mut(LANES).enumerate() {
+        let (start, n) = (first + i * LANES, label.len());
+        let mut best = [f32::NEG_INFINITY; LANES];
+        let mut class = [0i32; LANES];
+        for (c, held) in held.iter_mut().enumerate() {
+            let plane = &logits[c * pixels + start..c * pixels + start + n];
+            if n == LANES {
+                held.copy_from_slice(plane);
+            } else {
+                held[..n].copy_from_slice(plane);
+            }
+            if c == 0 {
+                best = *held;
+            }
+            for j in 0..LANES {
+                let better = held[j] > best[j];
+                best[j] = if better { held[j] } else { best[j] };
+                class[j] = if better { c as i32 } else { class[j] };
+            }
+        }
+        let mut sum = [0f32; LANES];
+        for held in held.iter() {
+            for j in 0..LANES {
+                sum[j] += exp_negative(held[j] - best[j]);
+            }
+        }
+        for ((label, &class), &sum) in label.iter_mut().zip(&class).zip(&sum) {
+            *label = i64::from(class);
+            // The softmax maximum is exp(0) / sum.
+            count += u32::from(1.0 / sum >= threshold);
+        }
     }
     count.into()
 }

@@ -15,7 +15,7 @@ const CHUNK: usize = 1 << 18;
 const RUN: usize = 16;
 
 /// All values are equal. Written without a branch, so that it vectorises.
-fn constant<T: Id>(run: &[T]) -> bool {
+fn constant<T: Copy + PartialEq>(run: &[T]) -> bool {
     run.iter().fold(true, |same, &v| same & (v == run[0]))
 }
 
@@ -33,73 +33,91 @@ pub fn confusion_matrix(prediction: &Tensor, label: &Tensor, num_classes: i64, i
 
 /// `confusion_matrix` on slices, row-major.
 pub fn count_pairs<P: Id, L: Id>(prediction: &[P], label: &[L], classes: i64, ignore: i64) -> Result<Vec<i64>> {
-    // One extra column for predictions outside the classes, two extra rows for ignored and for stray labels: no branch
-    // in the loop, and strays are reported afterwards.
-    let (n, width) = (classes as usize, classes as usize + 1);
-    let size = (n + 2) * width;
-    // Neighbours are mostly equal: alternating tables keep one increment from waiting for the one before.
-    let lanes = if size <= 1 << 14 { 4 } else { 1 };
-    let lane: [usize; 4] = std::array::from_fn(|i| size * (i % lanes));
-    let column_of = |p: i64| if (p as u64) < classes as u64 { p as usize } else { n };
-    let row_of = |l: i64| {
-        let row = if (l as u64) < classes as u64 { l as usize } else { n + 1 };
-        (if l == ignore { n } else { row }) * width
+    // Two extra columns, for predictions outside the classes (and a label's ignored id, which is no class), and two
+    // extra rows, for ignored and for stray labels: no branch in the loop, and strays are reported afterwards.
+    let (n, width) = (classes as usize, classes as usize + 2);
+    let total = if width * width <= SLOTS {
+        count_small(prediction, label, classes as u16, ignore)
+    } else {
+        count_large(prediction, label, n, ignore)
     };
-    let columns: [usize; 256] = std::array::from_fn(|i| column_of(i as i64));
-    let rows: [usize; 256] = std::array::from_fn(|i| row_of(i as i64));
-    let slot = |p: P, l: L| {
-        let column = if P::BYTE { columns[(p.id() & 255) as usize] } else { column_of(p.id()) };
-        column + if L::BYTE { rows[(l.id() & 255) as usize] } else { row_of(l.id()) }
-    };
-    let chunk = CHUNK.max(size);
-    let total = pool::run(|| {
-        prediction
-            .par_chunks(chunk)
-            .zip(label.par_chunks(chunk))
-            .fold(
-                || vec![0u32; size * lanes],
-                |mut table, (p, l)| {
-                    let (p_runs, l_runs) = (p.chunks_exact(RUN), l.chunks_exact(RUN));
-                    for (&p, &l) in p_runs.remainder().iter().zip(l_runs.remainder()) {
-                        table[slot(p, l)] += 1;
-                    }
-                    for (p, l) in p_runs.zip(l_runs) {
-                        if constant(p) & constant(l) {
-                            table[slot(p[0], l[0])] += RUN as u32;
-                            continue;
-                        }
-                        for (i, (&p, &l)) in p.iter().zip(l).enumerate() {
-                            table[slot(p, l) + lane[i % 4]] += 1;
-                        }
-                    }
-                    table
-                },
-            )
-            .map(|table| {
-                let mut sum = vec![0i64; size];
-                for lane in table.chunks_exact(size) {
-                    sum.iter_mut().zip(lane).for_each(|(s, &v)| *s += i64::from(v));
-                }
-                sum
-            })
-            .reduce(
-                || vec![0i64; size],
-                |mut a, b| {
-                    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                    a
-                },
-            )
-    });
     if total[(n + 1) * width..].iter().any(|&c| c > 0) {
         let stray = label.iter().map(|v| v.id()).find(|&v| v != ignore && !(0..classes).contains(&v));
         return Err(stray_error("label", stray, classes, ignore));
     }
-    if (0..n).any(|row| total[row * width + n] > 0) {
+    if (0..n).any(|row| total[row * width + n..(row + 1) * width].iter().any(|&c| c > 0)) {
         let counted = prediction.iter().zip(label).filter(|(_, l)| l.id() != ignore);
         let stray = counted.map(|(p, _)| p.id()).find(|v| !(0..classes).contains(v));
         return Err(stray_error("prediction", stray, classes, ignore));
     }
     Ok((0..n).flat_map(|row| total[row * width..row * width + n].iter().copied()).collect())
+}
+
+/// Places of a table small enough for the nearest cache, and for 16-bit arithmetic, which vectorises.
+const SLOTS: usize = 1 << 14;
+
+fn count_small<P: Id, L: Id>(prediction: &[P], label: &[L], classes: u16, ignore: i64) -> Vec<i64> {
+    let width = classes + 2;
+    // Predictions know no ignored id.
+    let slot = |p: P, l: L| l.place(classes, ignore) * width + p.place(classes, i64::MIN);
+    let tables = || vec![[0u32; SLOTS]; 4];
+    let count = |mut tables: Vec<[u32; SLOTS]>, (p, l): (&[P], &[L])| {
+        let [t0, t1, t2, t3] = &mut tables[..] else { return tables };
+        let (p_runs, l_runs) = (p.chunks_exact(RUN), l.chunks_exact(RUN));
+        for (&p, &l) in p_runs.remainder().iter().zip(l_runs.remainder()) {
+            t0[usize::from(slot(p, l)) % SLOTS] += 1;
+        }
+        for (p, l) in p_runs.zip(l_runs) {
+            let slots: [u16; RUN] = std::array::from_fn(|i| slot(p[i], l[i]));
+            if constant(&slots) {
+                t0[usize::from(slots[0]) % SLOTS] += RUN as u32;
+                continue;
+            }
+            // Four tables: an increment need not wait for the one before.
+            for four in slots.chunks_exact(4) {
+                t0[usize::from(four[0]) % SLOTS] += 1;
+                t1[usize::from(four[1]) % SLOTS] += 1;
+                t2[usize::from(four[2]) % SLOTS] += 1;
+                t3[usize::from(four[3]) % SLOTS] += 1;
+            }
+        }
+        tables
+    };
+    let size = usize::from(width) * usize::from(width);
+    let sum = |tables: Vec<[u32; SLOTS]>| -> Vec<i64> {
+        (0..size).map(|i| tables.iter().map(|table| i64::from(table[i])).sum()).collect()
+    };
+    pool::run(|| {
+        prediction
+            .par_chunks(CHUNK)
+            .zip(label.par_chunks(CHUNK))
+            .fold(tables, count)
+            .map(sum)
+            .reduce(|| vec![0; size], added)
+    })
+}
+
+fn count_large<P: Id, L: Id>(prediction: &[P], label: &[L], n: usize, ignore: i64) -> Vec<i64> {
+    let width = n + 2;
+    let place = |id: i64| if (id as u64) < n as u64 { id as usize } else { n + 1 };
+    let size = width * width;
+    let count = |mut table: Vec<i64>, (p, l): (&[P], &[L])| {
+        for (&p, &l) in p.iter().zip(l) {
+            let row = if l.id() == ignore { n } else { place(l.id()) };
+            table[row * width + place(p.id())] += 1;
+        }
+        table
+    };
+    let chunk = CHUNK.max(size);
+    pool::run(|| {
+        let chunks = prediction.par_chunks(chunk).zip(label.par_chunks(chunk));
+        chunks.fold(|| vec![0; size], count).reduce(|| vec![0; size], added)
+    })
+}
+
+fn added(mut a: Vec<i64>, b: Vec<i64>) -> Vec<i64> {
+    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    a
 }
 
 fn stray_error(name: &str, id: Option<i64>, classes: i64, ignore: i64) -> Error {
@@ -147,7 +165,7 @@ pub fn count_ids<L: Id>(label: &[L], classes: i64, ignore: i64) -> Result<Vec<i6
                 }
                 (0..n + 2).map(|i| lane.iter().map(|lane| table[i + lane]).sum()).collect::<Vec<i64>>()
             })
-            .reduce(|| vec![0; n + 2], |a, b| a.iter().zip(b).map(|(a, b)| a + b).collect())
+            .reduce(|| vec![0; n + 2], added)
     });
     if total[n + 1] > 0 {
         let stray = label.iter().map(|v| v.id()).find(|&v| v != ignore && !(0..classes).contains(&v));

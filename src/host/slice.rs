@@ -108,19 +108,38 @@ pub(crate) fn output_bits<T: Element>(size: &[i64], kind: Kind) -> Result<Output
 
 /// An integer id as it is stored.
 pub trait Id: Element + PartialEq {
-    /// All ids fit a table of 256.
-    const BYTE: bool = false;
     fn id(self) -> i64;
+    /// The id itself below `classes`, else `classes + 1`, and `classes` for `ignore`. Without a branch; bytes stay narrow.
+    fn place(self, classes: u16, ignore: i64) -> u16;
 }
 impl Id for u8 {
-    const BYTE: bool = true;
     fn id(self) -> i64 {
         i64::from(self)
+    }
+    #[inline(always)]
+    fn place(self, classes: u16, ignore: i64) -> u16 {
+        let ignore = if (0..256).contains(&ignore) { ignore as u16 } else { u16::MAX };
+        let id = u16::from(self);
+        let place = if id < classes { id } else { classes + 1 };
+        if id == ignore {
+            classes
+        } else {
+            place
+        }
     }
 }
 impl Id for i64 {
     fn id(self) -> i64 {
         self
+    }
+    #[inline(always)]
+    fn place(self, classes: u16, ignore: i64) -> u16 {
+        let place = if (self as u64) < u64::from(classes) { self as u16 } else { classes + 1 };
+        if self == ignore {
+            classes
+        } else {
+            place
+        }
     }
 }
 
