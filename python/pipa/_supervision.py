@@ -24,7 +24,7 @@ def cross_entropy(
 
     Args:
         logits: [B, C, h, w] floating point; resized bilinearly (corners not aligned) to a larger label.
-        label_bhw: [B, H, W] or [B, 1, H, W] integers in 0..C or `ignore_index`; on the CPU another id is a ValueError.
+        label_bhw: [B, H, W] or [B, 1, H, W] integers in 0..C-1 or `ignore_index`; on the CPU another id is a ValueError.
         weight_bhw: [B, H, W]; multiplies each pixel's loss, does not change the divisor.
         average: ``"all"``: divided by all pixels, ignored ones too (the released code, and the default, because the
             method's weights were tuned with it). ``"valid"``: by pixels that are not ignored.
@@ -53,7 +53,7 @@ def downscale_label(
     lowest class, the ignored id coming last. Rows and columns that fill no cell are dropped.
 
     Args:
-        label_b1hw: [B, 1, H, W] integers in 0..num_classes or `ignore_index`; on the CPU another id is a ValueError.
+        label_b1hw: [B, 1, H, W] integers in 0..num_classes-1 or `ignore_index`; on the CPU another id is a ValueError.
 
     Returns:
         [B, 1, H // scale, W // scale] int64.

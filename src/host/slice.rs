@@ -173,7 +173,7 @@ macro_rules! with_labels {
     };
 }
 
-/// The first id that is neither in 0..`classes` nor `ignore`.
+/// The first id that is neither below `classes` nor `ignore`.
 pub fn stray_id<T: Id>(label: &[T], classes: i64, ignore: i64) -> Option<i64> {
     use rayon::prelude::*;
     let stray = |&v: &T| {
@@ -196,7 +196,8 @@ pub fn check_ids(label: &Tensor, classes: i64, ignore: i64, name: &str) -> Resul
     match with_labels!(labels, slice => stray_id(slice, classes, ignore)) {
         None => Ok(()),
         Some(id) => Err(Error::value(format!(
-            "{name}: id {id} is neither one of the {classes} classes 0..{classes} nor the ignored id {ignore}"
+            "{name}: id {id} is neither one of the {classes} classes 0..{} nor the ignored id {ignore}",
+            classes - 1
         ))),
     }
 }

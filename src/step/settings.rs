@@ -47,7 +47,7 @@ pub enum PixelSampling {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Number of classes; labels lie in 0..num_classes or are `ignore_index`.
+    /// Number of classes; labels lie in 0..num_classes - 1 or are `ignore_index`.
     pub num_classes: i64,
     /// Label id of pixels without a class (255 in every data set of the field).
     pub ignore_index: i64,
@@ -169,7 +169,7 @@ impl Settings {
         if (0..self.num_classes).contains(&self.ignore_index) {
             return refuse(
                 "ignore_index",
-                &format!("outside the class ids 0..{}", self.num_classes),
+                &format!("outside the class ids 0..{}", self.num_classes - 1),
                 self.ignore_index.to_string(),
             );
         }
@@ -235,7 +235,11 @@ impl Settings {
             );
         }
         if let Some(class) = self.feature_distance_classes.iter().flatten().find(|&&c| c < 0 || c >= self.num_classes) {
-            return refuse("feature_distance_classes", &format!("ids in 0..{}", self.num_classes), class.to_string());
+            return refuse(
+                "feature_distance_classes",
+                &format!("ids in 0..{}", self.num_classes - 1),
+                class.to_string(),
+            );
         }
         Ok(())
     }
