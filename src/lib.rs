@@ -1,6 +1,7 @@
 //! PiPa on libtorch tensors. Where each concept lives:
 //!
 //! - `step`: one iteration: settings, draws, order of the terms, log; it sees networks through a trait
+//! - `group`: the processes of a data-parallel training, through a trait too
 //! - `loss`: the streaming contrast, pixel and patch contrast, cross entropy, feature distance, memory bank
 //! - `anchors`, `patches`: which pixels are compared; geometry of overlapping crops
 //! - `pseudo_label`, `mix`, `augment`, `masking`, `teacher`: the target side of an iteration
@@ -11,6 +12,7 @@
 pub mod anchors;
 pub mod augment;
 pub mod error;
+pub mod group;
 pub mod host;
 pub mod loss;
 pub mod masking;

@@ -1,6 +1,7 @@
 //! ClassMix: half of the classes of a source image are pasted, pixel for pixel, onto a target image.
 
 use crate::error::{Error, Result};
+use crate::group::{Alone, Group};
 use crate::host::slice::{check_ids, labels, output, output_bits, view, view_bits, Element, Id};
 use crate::host::{self, pool};
 use crate::rng::Rng;
@@ -22,8 +23,13 @@ pub enum ClassScope {
 /// Scores that decide the draw: of the present classes the ones with the largest scores are chosen. One row per image,
 /// one column per class, the last one for the ignored id. Drawn in full, whatever is present, so that host and
 /// accelerator draw alike and the accelerator need not report what it found.
-fn scores(batch: i64, num_classes: i64, rng: &mut Rng) -> Vec<f32> {
-    (0..batch * (num_classes + 1)).map(|_| rng.uniform(0.0, 1.0) as f32).collect()
+///
+/// With several processes all of them draw for the joined batch, and each keeps its own rows.
+fn scores(group: &dyn Group, batch: i64, num_classes: i64, rng: &mut Rng) -> Vec<f32> {
+    let own = batch * (num_classes + 1);
+    let joined: Vec<f32> = (0..group.world() * own).map(|_| rng.uniform(0.0, 1.0) as f32).collect();
+    let first = (group.rank() * own) as usize;
+    joined[first..first + own as usize].to_vec()
 }
 
 fn check_label(label_b1hw: &Tensor, num_classes: i64) -> Result<()> {
@@ -52,11 +58,23 @@ pub fn draw_classes(
     scope: ClassScope,
     rng: &mut Rng,
 ) -> Result<Vec<Vec<i64>>> {
+    draw_classes_in(&Alone, label_b1hw, num_classes, ignore_index, scope, rng)
+}
+
+/// [`draw_classes`] for this process's slice of a joined batch; `rng` is at the same point on all processes.
+fn draw_classes_in(
+    group: &dyn Group,
+    label_b1hw: &Tensor,
+    num_classes: i64,
+    ignore_index: i64,
+    scope: ClassScope,
+    rng: &mut Rng,
+) -> Result<Vec<Vec<i64>>> {
     check_label(label_b1hw, num_classes)?;
     check_ids(label_b1hw, num_classes, ignore_index, "label_b1hw")?;
     let size = label_b1hw.size();
     let width = num_classes as usize + 1;
-    let scores = scores(size[0], num_classes, rng);
+    let scores = scores(group, size[0], num_classes, rng);
     let pixels = (size[2] * size[3]) as usize;
     if pixels == 0 {
         return Ok(vec![Vec::new(); size[0] as usize]);
@@ -66,7 +84,11 @@ pub fn draw_classes(
         slice.par_chunks(pixels).map(|image| ids_present(image, num_classes)).collect()
     }));
     if scope == ClassScope::Batch {
-        let any = (0..width).map(|c| present.iter().any(|image| image[c])).collect();
+        let mut any: Vec<bool> = (0..width).map(|c| present.iter().any(|image| image[c])).collect();
+        if group.world() > 1 {
+            let own: Vec<i32> = any.iter().map(|&shown| i32::from(shown)).collect();
+            any = Vec::<i32>::try_from(group.sum(&Tensor::f_from_slice(&own)?)?)?.iter().map(|&n| n > 0).collect();
+        }
         present.fill(any);
     } else {
         present.iter_mut().for_each(|image| image[width - 1] = false);
@@ -142,19 +164,36 @@ pub fn draw_class_mask(
     scope: ClassScope,
     rng: &mut Rng,
 ) -> Result<Tensor> {
+    draw_class_mask_in(&Alone, label_b1hw, num_classes, ignore_index, scope, rng)
+}
+
+/// [`draw_class_mask`] for this process's slice of a joined batch; `rng` is at the same point on all processes.
+pub fn draw_class_mask_in(
+    group: &dyn Group,
+    label_b1hw: &Tensor,
+    num_classes: i64,
+    ignore_index: i64,
+    scope: ClassScope,
+    rng: &mut Rng,
+) -> Result<Tensor> {
     if host::fused(&[label_b1hw]) {
-        return class_mask(label_b1hw, &draw_classes(label_b1hw, num_classes, ignore_index, scope, rng)?);
+        let classes = draw_classes_in(group, label_b1hw, num_classes, ignore_index, scope, rng)?;
+        return class_mask(label_b1hw, &classes);
     }
     check_label(label_b1hw, num_classes)?;
     let (size, device, width) = (label_b1hw.size(), label_b1hw.device(), num_classes + 1);
-    let scores = Tensor::f_from_slice(&scores(size[0], num_classes, rng))?.f_view([size[0], width])?;
+    let scores = Tensor::f_from_slice(&scores(group, size[0], num_classes, rng))?.f_view([size[0], width])?;
     let scores = scores.f_to_device_(device, Kind::Float, true, false)?;
     let label = label_b1hw.f_to_kind(Kind::Int64)?.f_view([size[0], -1])?;
     let inside = label.f_ge(0)?.f_logical_and(&label.f_lt(num_classes)?)?;
     let column = label.f_where_scalarother(&inside, num_classes)?;
     let mut present = Tensor::f_zeros([size[0], width], (Kind::Float, device))?.f_scatter_value(1, &column, 1.0)?;
     if scope == ClassScope::Batch {
-        present = present.f_amax([0], true)?.f_expand([size[0], width], false)?.f_contiguous()?;
+        present = present.f_amax([0], true)?;
+        if group.world() > 1 {
+            present = group.sum(&present)?.f_gt(0)?.f_to_kind(Kind::Float)?;
+        }
+        present = present.f_expand([size[0], width], false)?.f_contiguous()?;
     } else {
         let _ = present.f_narrow(1, num_classes, 1)?.f_zero_()?;
     }

@@ -1,6 +1,7 @@
 //! Pseudo-labels of the teacher: argmax class per pixel, and one weight for the batch, the share of confident pixels.
 
 use crate::error::{Error, Result};
+use crate::group::{mean, Alone, Group};
 use crate::host::math::exp_negative;
 use crate::host::slice::{output, view};
 use crate::host::{self, pool};
@@ -29,6 +30,16 @@ impl PseudoLabel {
     /// or [B,H,W] multiplies the weight. The share is taken over all pixels of the batch, before rows are cut off.
     /// No gradient flows. Ties go to the lowest class. A pixel with a NaN logit is never confident.
     pub fn forward(&self, logits_bchw: &Tensor, valid_mask: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        self.forward_in(&Alone, logits_bchw, valid_mask)
+    }
+
+    /// [`Self::forward`] with the share taken over the batches of all processes.
+    pub fn forward_in(
+        &self,
+        group: &dyn Group,
+        logits_bchw: &Tensor,
+        valid_mask: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
         check_rank(logits_bchw, 4, "logits_bchw", "[B,C,H,W]")?;
         check_float(logits_bchw, "logits_bchw")?;
         if logits_bchw.numel() == 0 {
@@ -47,6 +58,7 @@ impl PseudoLabel {
         } else {
             label_ops(&logits, self.threshold)?
         };
+        let share = mean(group, &share)?;
         let size = label.size();
         let mut weight = share.f_expand(&size, false)?.f_contiguous()?;
         let height = size[1];

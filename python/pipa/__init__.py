@@ -20,14 +20,18 @@ from pipa._core import (  # noqa: E402
     ShapeError,
     __version__,
 )
+from pipa.group import Group, GroupError, PeerNonFiniteError  # noqa: E402
 from pipa.losses import PatchContrastLoss, PixelContrastLoss  # noqa: E402
 from pipa.step import PipaStep  # noqa: E402
 
 __all__ = [
     "DTypeError",
     "DeviceError",
+    "Group",
+    "GroupError",
     "NonFiniteError",
     "PatchContrastLoss",
+    "PeerNonFiniteError",
     "PipaStep",
     "PixelContrastLoss",
     "ShapeError",

@@ -198,6 +198,7 @@ class Step:
         draws: dict[str, Any] | None = None,
         gradients: bool = False,
         check_finite: bool = False,
+        group: Any = None,
     ) -> tuple[list[tuple[str, Tensor]], dict[str, Any] | None]: ...
 
 _Summary = tuple[int, int, list[tuple[int, int]]]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipa import _core
 from pipa._networks import Networks, PlainNetworks
+from pipa.group import Group
 from pipa.projection import ProjectionHead
 
 
@@ -63,6 +64,10 @@ class PipaStep(nn.Module):
         backward: called with each loss instead of ``loss.backward()`` (gradient scalers, for example).
         adapter: own subclass of :class:`pipa._networks.Networks`, for networks with several heads or crops.
         heads: projection heads made by the caller, ``pixel_head`` and ``patch_head``; they stay the caller's.
+        group: the processes over which each batch is spread, in slices of equal size and order of ranks
+            (:class:`pipa.Group`). Every term is then that of the joined batch, with draws for the joined batch: average
+            the gradients over the processes before the optimiser's step. All processes need the same weights, seed and
+            settings; buffers (running statistics) are yours to keep equal. None: this process trains for itself.
         seed: seed of every random draw of the iteration.
         **settings: see :func:`default_settings`; an unknown key is a ``ValueError``.
     """
@@ -82,11 +87,13 @@ class PipaStep(nn.Module):
         backward: Callable[[Tensor], Any] | None = None,
         adapter: Callable[..., Networks] | None = None,
         heads: nn.ModuleDict | None = None,
+        group: Group | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
         super().__init__()
         self._native = native_step({"num_classes": num_classes, **settings}, seed)
+        self.group = group
         used = self.settings
         self.teacher = frozen_copy(student) if teacher is None else teacher.requires_grad_(False)
         if imagenet is None and used["feature_distance_weight"] > 0:
@@ -154,15 +161,23 @@ class PipaStep(nn.Module):
         Returns:
             ``loss`` (total), ``loss_source``, ``loss_pixel``, ``loss_feature_distance``, ``loss_mix``, ``loss_patch``,
             ``loss_mask`` (weighted, those that are on), ``acc_source``, ``acc_mix`` (per cent), ``pseudo_weight``.
-            Panels of the iteration are in :attr:`last`.
+            With a group, losses are this process's parts, whose mean over processes is the joined loss (``loss_pixel``
+            is the joined loss itself); accuracies are its own. Panels of the iteration are in :attr:`last`.
 
         Raises:
             ShapeError, DTypeError, DeviceError: a tensor does not fit; the message names it.
-            NonFiniteError: a term is NaN or infinite; no parameter has been changed by it.
+            NonFiniteError: a term is NaN or infinite; no parameter has been changed by it. With a group it is raised on
+                all processes (elsewhere as ``PeerNonFiniteError``), so that all can drop the iteration.
+            GroupError: another process has failed or is lost, or its seed, settings or batch size differ.
         """
-        scalars, mixed = self._native.run(
-            self._networks, source, source_label, target, valid_mask, draws, log_gradients, check_finite
-        )
+        try:
+            scalars, mixed = self._native.run(
+                self._networks, source, source_label, target, valid_mask, draws, log_gradients, check_finite, self.group
+            )
+        except Exception as error:
+            if self.group is not None:
+                self.group.fail(error)
+            raise
         self.last = {"source_image": source, "source_label": source_label, "target_image": target, **(mixed or {})}
         return dict(scalars)
 

@@ -1,6 +1,7 @@
 //! ImageNet feature distance of DAFormer: keeps the features of thing classes near those of the frozen ImageNet model.
 
 use crate::error::{Error, Result};
+use crate::group::{part_of_mean, Alone, Group};
 use crate::host::slice::{check_ids, labels, output, Id};
 use crate::host::{self, pool};
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
@@ -130,6 +131,17 @@ impl FeatureDistance {
     /// No counted position gives a 0 that keeps the graph (the released code gives NaN). Half precision is computed in
     /// f32. The gradient at equal features is 0.
     pub fn forward(&self, feat: &Tensor, feat_imagenet: &Tensor, label_b1hw: &Tensor) -> Result<Tensor> {
+        self.forward_in(&Alone, feat, feat_imagenet, label_b1hw)
+    }
+
+    /// [`Self::forward`], as this process's part of the mean over the counted positions of all processes.
+    pub fn forward_in(
+        &self,
+        group: &dyn Group,
+        feat: &Tensor,
+        feat_imagenet: &Tensor,
+        label_b1hw: &Tensor,
+    ) -> Result<Tensor> {
         check_rank(feat, 4, "feat", "[B,D,H,W]")?;
         check_float(feat, "feat")?;
         check_float(feat_imagenet, "feat_imagenet")?;
@@ -143,9 +155,10 @@ impl FeatureDistance {
             return Ok(distance.f_sum(wide)?.f_mul_scalar(self.weight / count)?);
         };
         let mask = self.mask(feat, label_b1hw, classes)?;
-        let count = mask.f_sum(Kind::Int64)?.f_clamp_min(1)?.f_to_kind(wide)?;
+        let counted = mask.f_sum(Kind::Int64)?;
+        let count = counted.f_clamp_min(1)?.f_to_kind(wide)?;
         let kept = distance.f_where_scalarother(&mask, 0.0)?;
-        Ok(kept.f_sum(wide)?.f_div(&count)?.f_mul_scalar(self.weight)?)
+        part_of_mean(group, &kept.f_sum(wide)?.f_div(&count)?.f_mul_scalar(self.weight)?, || Ok(counted))
     }
 
     /// Bool [B,h,w]: the position's downscaled label is one of the classes.

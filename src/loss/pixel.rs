@@ -7,6 +7,7 @@ use super::contrast::{contrast_masked, Masks, Positive};
 use super::surrogate::compute_kind;
 use crate::anchors::{AnchorSampler, Anchors};
 use crate::error::{Error, Result};
+use crate::group::{Alone, Group};
 use crate::rng::Rng;
 use crate::shape::{check_device, check_float, check_integer, check_rank};
 use tch::{Device, Kind, Tensor};
@@ -71,10 +72,29 @@ impl PixelContrast {
         rng: &mut Rng,
         bank: Option<&mut MemoryBank>,
     ) -> Result<Tensor> {
+        self.forward_in(&Alone, embedding_bdhw, label_bhw, prediction_bhw, rng, bank)
+    }
+
+    /// [`Self::forward_with_bank`] on the joined batch of all processes, of which this one has a slice: the same value
+    /// everywhere, with a graph to the own embeddings only. `rng` and `bank` are equal on all processes, and stay so.
+    ///
+    /// Labels are gathered, so that all draw the same anchors; of the embeddings, only those of anchors travel.
+    pub fn forward_in(
+        &self,
+        group: &dyn Group,
+        embedding_bdhw: &Tensor,
+        label_bhw: &Tensor,
+        prediction_bhw: Option<&Tensor>,
+        rng: &mut Rng,
+        bank: Option<&mut MemoryBank>,
+    ) -> Result<Tensor> {
         check_rank(embedding_bdhw, 4, "embedding_bdhw", "[B,D,H,W]")?;
         check_float(embedding_bdhw, "embedding_bdhw")?;
-        let label_bhw = self.resized(label_bhw, embedding_bdhw, "label_bhw")?;
-        let prediction_bhw = prediction_bhw.map(|p| self.resized(p, embedding_bdhw, "prediction_bhw")).transpose()?;
+        let label_bhw = joined(group, &self.resized(label_bhw, embedding_bdhw, "label_bhw")?)?;
+        let prediction_bhw = match prediction_bhw {
+            Some(prediction) => Some(joined(group, &self.resized(prediction, embedding_bdhw, "prediction_bhw")?)?),
+            None => None,
+        };
         let sampler = AnchorSampler {
             max_anchors: self.max_anchors,
             max_per_class: self.max_per_class,
@@ -94,7 +114,7 @@ impl PixelContrast {
         let Some(anchors) = all.as_ref().or(sample.as_ref()) else {
             return Err(Error::value("pixel contrast: no sampling chosen"));
         };
-        let anchor_nd = rows_at(embedding_bdhw, &anchors.index_n)?;
+        let anchor_nd = rows_in(group, embedding_bdhw, &anchors.index_n)?;
         let label_n = label_p.f_index_select(0, &anchors.index_n)?;
         let self_n = Tensor::f_arange(label_n.size()[0], (Kind::Int64, label_n.device()))?;
         // On the CPU there is no filler, so nothing needs masking.
@@ -114,7 +134,10 @@ impl PixelContrast {
         let positive = Positive::Class { anchor_n: &label_n, key_m: &key_label_m };
         let loss = contrast_masked(&anchor_nd, &key_md, positive, Some(&self_n), self.temperature, masks)?;
         if let Some(sample) = &sample {
-            let feat_nd = rows_at(&embedding_bdhw.f_detach()?, &sample.index_n)?;
+            let feat_nd = match self.sampling {
+                Sampling::Balanced => anchor_nd,
+                Sampling::All => rows_in(group, &embedding_bdhw.f_detach()?, &sample.index_n)?,
+            };
             bank.push(&feat_nd, &label_p.f_index_select(0, &sample.index_n)?, &sample.valid_n)?;
         }
         Ok(loss)
@@ -159,6 +182,29 @@ fn every_pixel(label_p: &Tensor, ignore_index: i64) -> Result<Anchors> {
     }
     let index_n = Tensor::f_arange(label_p.size()[0], (Kind::Int64, label_p.device()))?;
     Ok(Anchors { index_n, valid_n: valid_p })
+}
+
+/// A label map of the joined batch, from this process's slice of it.
+fn joined(group: &dyn Group, map_bhw: &Tensor) -> Result<Tensor> {
+    if group.world() == 1 {
+        return Ok(map_bhw.shallow_clone());
+    }
+    Ok(group.gather(&map_bhw.f_to_kind(Kind::Int)?)?.f_to_kind(Kind::Int64)?)
+}
+
+/// [`rows_at`] for positions in the joined map of all processes: own rows are on the graph, the others' are not.
+fn rows_in(group: &dyn Group, map_bdhw: &Tensor, index_n: &Tensor) -> Result<Tensor> {
+    if group.world() == 1 {
+        return rows_at(map_bdhw, index_n);
+    }
+    let size = map_bdhw.size();
+    let pixels = (size[0] * size[2] * size[3]).max(1);
+    let own_n1 = index_n.f_div_scalar_mode(pixels, "floor")?.f_eq(group.rank())?.f_unsqueeze(1)?;
+    // Positions of others are taken somewhere here and left out again, so that no shape depends on a value.
+    let rows_nd = rows_at(map_bdhw, &index_n.f_remainder(pixels)?)?;
+    let rows_nd = rows_nd.f_to_kind(compute_kind(&rows_nd)?)?;
+    let mine_nd = rows_nd.f_detach()?.f_masked_fill(&own_n1.f_logical_not()?, 0.0)?;
+    Ok(rows_nd.f_where_self(&own_n1, &group.sum(&mine_nd)?)?)
 }
 
 /// Rows [N,D] of `map_bdhw` at flat row-major positions of [B,H,W], without copying the map.

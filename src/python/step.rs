@@ -3,6 +3,7 @@
 use super::door::{enter, T};
 use crate::augment::{AugmentDraw, JitterDraw};
 use crate::error::{Error, Result};
+use crate::group::{Alone, Group, Place};
 use crate::loss::bank::MemoryBank;
 use crate::patches::{BoxYX, PatchPair};
 use crate::rng::Rng;
@@ -101,6 +102,62 @@ impl Networks for PyNetworks {
     }
 }
 
+/// Calls the `pipa.Group` object of the step.
+struct PyGroup {
+    object: Py<PyAny>,
+    world: i64,
+    rank: i64,
+}
+
+impl PyGroup {
+    fn new(object: Py<PyAny>) -> Result<Self> {
+        let number = |name: &str| Python::with_gil(|py| object.bind(py).getattr(name)?.extract::<i64>());
+        let (world, rank) = (number("world")?, number("rank")?);
+        if !(0..world).contains(&rank) {
+            return Err(Error::value(format!("group: expected rank in 0..world, got rank {rank} of {world}")));
+        }
+        Ok(Self { object, world, rank })
+    }
+
+    fn exchange(&self, name: &str, tensor: &Tensor) -> Result<Tensor> {
+        Python::with_gil(|py| -> PyResult<Tensor> {
+            Ok(self
+                .object
+                .bind(py)
+                .call_method1(name, (T(tensor.f_detach().map_err(Error::from)?),))?
+                .extract::<T>()?
+                .0)
+        })
+        .map_err(Error::from)
+    }
+}
+
+impl Group for PyGroup {
+    fn world(&self) -> i64 {
+        self.world
+    }
+    fn rank(&self) -> i64 {
+        self.rank
+    }
+    fn sum(&self, tensor: &Tensor) -> Result<Tensor> {
+        self.exchange("sum", tensor)
+    }
+    fn gather(&self, tensor: &Tensor) -> Result<Tensor> {
+        self.exchange("gather", tensor)
+    }
+    fn meet(&self, place: Place, facts: &[(&str, u64)]) -> Result<()> {
+        let place = match place {
+            Place::Begin => "begin",
+            Place::End => "end",
+        };
+        Python::with_gil(|py| -> PyResult<()> {
+            self.object.bind(py).call_method1("meet", (place, facts.to_vec()))?;
+            Ok(())
+        })
+        .map_err(Error::from)
+    }
+}
+
 /// Native part of `pipa.PipaStep`: settings, counter, random numbers and memory bank.
 #[pyclass(name = "Step", module = "pipa._core", frozen)]
 struct PyStep(Mutex<Step>);
@@ -169,8 +226,8 @@ impl PyStep {
         Ok(())
     }
 
-    /// Runs one iteration on the adapter object `networks`; returns (scalars, mixed or None).
-    #[pyo3(signature = (networks, source, source_label, target, valid_mask=None, draws=None, gradients=false, check_finite=false))]
+    /// Runs one iteration on the adapter object `networks`; returns (scalars, mixed or None). `group`: a `pipa.Group`.
+    #[pyo3(signature = (networks, source, source_label, target, valid_mask=None, draws=None, gradients=false, check_finite=false, group=None))]
     #[allow(clippy::too_many_arguments)]
     fn run<'py>(
         &self,
@@ -183,6 +240,7 @@ impl PyStep {
         draws: Option<Bound<'py, PyDict>>,
         gradients: bool,
         check_finite: bool,
+        group: Option<Py<PyAny>>,
     ) -> PyResult<PyReport<'py>> {
         let draws = draws.map(|d| read_draws(&d)).transpose()?;
         let batch = Batch {
@@ -192,7 +250,11 @@ impl PyStep {
             valid_mask: valid_mask.map(|m| m.0),
         };
         let report = enter(py, move || {
-            self.state()?.run(&mut PyNetworks(networks), &batch, Call { draws, gradients, check_finite })
+            let (mut networks, call) = (PyNetworks(networks), Call { draws, gradients, check_finite });
+            match group {
+                None => self.state()?.run_in(&Alone, &mut networks, &batch, call),
+                Some(group) => self.state()?.run_in(&PyGroup::new(group)?, &mut networks, &batch, call),
+            }
         })?;
         give_report(py, report)
     }

@@ -48,6 +48,32 @@ impl Draws {
         };
         Ok(Self { mix, augment, patches, mask, mask_augment })
     }
+
+    /// Draws of a joined batch, of which this process has slice `rank` of `world`, each of `batch` images. All processes
+    /// draw all of it, from one stream: crops, and whether to jitter at all, are those of the whole batch.
+    pub fn of_slice(
+        settings: &Settings,
+        (rank, world): (usize, usize),
+        batch: usize,
+        size: (i64, i64),
+        patch_on: bool,
+        rng: &mut Rng,
+    ) -> Result<Self> {
+        let mut draws = Self::new(settings, world * batch, size, patch_on, rng)?;
+        for images in [&mut draws.augment, &mut draws.mask_augment] {
+            keep_slice(images, rank, batch);
+        }
+        if let Some(mask) = &mut draws.mask {
+            keep_slice(mask, rank, batch);
+        }
+        Ok(draws)
+    }
+}
+
+/// Leaves the entries of slice `rank`; a list without entries stays so.
+fn keep_slice<T>(images: &mut Vec<T>, rank: usize, batch: usize) {
+    images.truncate((rank + 1) * batch);
+    images.drain(..(rank * batch).min(images.len()));
 }
 
 /// Jitter and blur as the settings ask for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,18 +15,14 @@ import torch
 
 pytest.importorskip("mmseg")
 
+import ranks as _ranks  # noqa: F401  (registers its hooks)
 import tiny
+from joined import OFF
 from mmengine.config import Config
-from mmseg.registry import MODELS
-from mmseg.utils import register_all_modules
-from torch import nn
 
-from pipa.mmseg.adapter import SegmentorNetworks
 from pipa.mmseg.launch import init_launcher
-from pipa.step import PipaStep
 
 HERE = Path(__file__).resolve().parent
-OFF: dict[str, Any] = dict(pixel_weight=0, patch_weight=0, mix_weight=0, mask_weight=0, feature_distance_weight=0)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +30,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.data(tmp_path_factory.mktemp("data"))
 
 
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
 def torchrun(tmp_path: Path, runs: list[dict[str, Any]], seconds: float = 240, **settings: Any) -> tuple[int, str]:
     """Exit code and output of the runs, done one after the other by two processes."""
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(dict(runs=runs, out=str(tmp_path), launcher="pytorch", **settings)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launcher, str(HERE / "ranks.py"), str(file)], capture_output=True, text=True, timeout=seconds, check=False
+        [*LAUNCHER, str(HERE / "ranks.py"), str(file)], capture_output=True, text=True, timeout=seconds, check=False
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -56,42 +55,98 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "patch": {**OFF, "patch_weight": 0.1},
     "mask, feature distance": {**OFF, "mask_weight": 1.0, "feature_distance_weight": 0.005},
     "hrda, memory bank": {"kind": "hrda", "pixel_memory_bank": 16},
+    "each for itself": {"joined": False, "pixel_memory_bank": 16},
 }
 
 
-def test_ranks_stay_equal_and_resume_exactly(root: Path, tmp_path: Path) -> None:
-    runs = []
-    for i, terms in enumerate(COMBINATIONS.values()):
-        cfg = tiny.config(root, tmp_path / f"w{i}", iterations=4, batch=1, **terms)
+BAD = ("nan", "nan target", "gradient")
+KINDS = ("daformer", "hrda")
+Results = dict[str, tuple[Any, Any]]
+
+
+def still(root: Path, work: Path, kind: str, batch: int, **extra: Any) -> dict[str, Any]:
+    """A training without noise and batch statistics: nothing but the iteration itself."""
+    terms = dict(pixel_memory_bank=16, loss_average="valid", patch_warmup=1, threshold=0.35, **extra)
+    cfg = tiny.config(root, work, kind=kind, iterations=4, batch=batch, **terms)
+    cfg["model"]["backbone"]["drop_path_rate"] = 0.0
+    cfg["model"]["decode_head"].update(norm_cfg=dict(type="GN", num_groups=2), dropout_ratio=0.0)
+    cfg["custom_hooks"].append(dict(type="StillHook"))
+    # In float32 AdamW would make whole steps out of the rounding of gradients that are zero.
+    cfg["optim_wrapper"]["optimizer"] = dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.01)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """Folder, and what both ranks hold at the end, of all trainings that end by themselves; one launch for all."""
+    out = tmp_path_factory.mktemp("trained")
+    runs: dict[str, dict[str, Any]] = {}
+    for name, terms in COMBINATIONS.items():
+        cfg = tiny.config(root, out / name, iterations=4, batch=1, **terms)
         cfg["default_hooks"]["checkpoint"].update(interval=2)
-        runs.append(dict(config=cfg))
-    last = tiny.config(root, tmp_path / "again", iterations=4, batch=1, **COMBINATIONS["hrda, memory bank"])
-    first = {**last, "train_cfg": {**last["train_cfg"], "max_iters": 2}}
-    runs += [dict(config=first), dict(config=last, resume=True)]
-    code, output = torchrun(tmp_path, runs, check_average=True)
-    assert code == 0, output[-3000:]
-    for i, name in enumerate(COMBINATIONS):
-        ranks = [result(tmp_path, i, rank) for rank in (0, 1)]
+        runs[name] = dict(config=cfg)
+    last = tiny.config(root, out / "again", iterations=4, batch=1, **COMBINATIONS["hrda, memory bank"])
+    runs["first half"] = dict(config={**last, "train_cfg": {**last["train_cfg"], "max_iters": 2}})
+    runs["resumed"] = dict(config=last, resume=True)
+    for run in runs.values():
+        run["check_average"] = True
+    for kind in BAD:
+        for policy in ("skip", "stop"):
+            name = f"{kind} {policy}"
+            cfg = tiny.config(root, out / name, iterations=3, batch=1, nonfinite=policy, pixel_memory_bank=16)
+            cfg["custom_hooks"].append(dict(type="MisfortuneHook", kind=kind, at=1))
+            runs[name] = dict(config=cfg, fails=policy == "stop")
+    for kind in KINDS:
+        runs[f"still {kind}"] = dict(config=still(root, out / f"still {kind}", kind, 1))
+    runs["still apart"] = dict(config=still(root, out / "still apart", "daformer", 1, joined=False))
+    code, output = torchrun(out, list(runs.values()))
+    assert code == 0, output[-6000:]
+    return out, {name: (result(out, i, 0), result(out, i, 1)) for i, name in enumerate(runs)}
+
+
+def test_ranks_stay_equal_and_resume_exactly(trained: tuple[Path, Results]) -> None:
+    _, results = trained
+    for name in COMBINATIONS:
+        ranks = [dict(state) for state in results[name]]
         banks = [state.pop("bank") for state in ranks]
         assert not tiny.differences(*ranks), name
-        if "bank" in name:  # a bank holds the features of its own process
-            assert tiny.differences(*banks)
-    straight = list(COMBINATIONS).index("hrda, memory bank")
+        assert bool(tiny.differences(*banks)) == (name == "each for itself"), name
     for rank in (0, 1):
-        assert not tiny.differences(result(tmp_path, straight, rank), result(tmp_path, len(runs) - 1, rank)), rank
+        assert not tiny.differences(results["hrda, memory bank"][rank], results["resumed"][rank]), rank
 
 
-def test_one_rank_with_bad_images_skips_on_all(root: Path, tmp_path: Path) -> None:
-    cfg = tiny.config(root, tmp_path / "w", iterations=3, batch=1, nonfinite="skip", pixel_memory_bank=16)
-    cfg["custom_hooks"].append(dict(type="MisfortuneHook", kind="nan", at=1))
-    code, output = torchrun(tmp_path, [dict(config=cfg)])
-    assert code == 0, output[-3000:]
-    ranks = [result(tmp_path, 0, rank) for rank in (0, 1)]
-    for state in ranks:
-        assert all(torch.isfinite(bank.float()).all() for bank in state.pop("bank"))
+@pytest.mark.parametrize("kind", BAD)
+def test_one_rank_with_bad_numbers_skips_or_stops_on_all(kind: str, trained: tuple[Path, Results]) -> None:
+    """Before, between and after what the processes tell each other in an iteration."""
+    out, results = trained
+    ranks = results[f"{kind} skip"]
     assert not tiny.differences(*ranks)
+    assert ranks[0]["iteration"] == (3, 3)
+    assert all(torch.isfinite(bank.float()).all() for bank in ranks[0]["bank"])
     assert all(torch.isfinite(value).all() for value in ranks[0]["student"].values())
-    assert (tmp_path / "w" / "nonfinite_iter_1_rank1.pt").exists()
+    assert {int(moments["step"]) for moments in ranks[0]["optimizer"]["state"].values()} == {1, 2}
+    healthy, bad = (state["error"] for state in results[f"{kind} stop"])
+    assert healthy == "NonFiniteError: iteration 1: not finite on another process, see its message"
+    assert bad.startswith("NonFiniteError: iteration 1: the "), bad
+    for policy in ("skip", "stop"):
+        assert (out / f"{kind} {policy}" / "nonfinite_iter_1_rank1.pt").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_as_one(kind: str, trained: tuple[Path, Results], root: Path, tmp_path: Path) -> None:
+    """A whole training, data and draws included, from the seed alone: two processes with one image, one with two."""
+
+    def furthest(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+        pairs = [(ours[part][name], value) for part in ("student", "teacher") for name, value in theirs[part].items()]
+        pairs.append((ours["bank"][0], theirs["bank"][0]))
+        return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+
+    _, results = trained
+    one, two = tiny.everything(tiny.train(still(root, tmp_path, kind, 2))), results[f"still {kind}"][0]
+    assert furthest(two, one) < 1e-5
+    assert torch.equal(two["bank"][1], one["bank"][1])
+    if kind == "daformer":
+        assert furthest(results["still apart"][0], one) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -109,7 +164,7 @@ def test_a_lost_rank_ends_the_run_with_a_message(kind: str, expected: str, root:
     began = time.monotonic()
     code, output = torchrun(tmp_path, [dict(config=cfg)])
     assert code != 0
-    assert expected in output, output[-3000:]
+    assert expected in output, output[-6000:]
     assert time.monotonic() - began < 200
     assert (tmp_path / "w" / "iter_2.pth").exists()
 
@@ -117,77 +172,54 @@ def test_a_lost_rank_ends_the_run_with_a_message(kind: str, expected: str, root:
 # -- equality with one process ----------------------------------------------------------------------------------------
 
 
-def networks(kind: str) -> nn.Module:
-    """A segmentor whose images do not meet inside the network: no batch statistics, no noise."""
-    register_all_modules(init_default_scope=True)
-    torch.manual_seed(3)
-    cfg = tiny.model(kind)
-    cfg["backbone"]["drop_path_rate"] = 0.0
-    cfg["decode_head"].update(norm_cfg=dict(type="GN", num_groups=2), dropout_ratio=0.0)
-    model = MODELS.build(Config(dict(m=cfg)).m).double().train()
-    if kind == "hrda":
-        model.hr_crop_size = None  # every process draws a detail crop of its own
-    return model
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What joined.py found; one launch for all combinations."""
+    file = tmp_path_factory.mktemp("joined") / "found.json"
+    command = [*LAUNCHER, str(HERE / "joined.py"), str(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return json.loads(file.read_text())
 
 
-def draws(images: slice, patch: bool, mask: bool) -> dict[str, Any]:
-    """Recorded draws of a batch of two, or of the part that one rank takes."""
-    jitter = dict(brightness=1.1, contrast=0.9, saturation=1.2, hue=0.05, order=[0, 1, 2, 3])
-    augment = [dict(jitter=jitter, sigma=None), dict(jitter=None, sigma=0.7)]
-    grid = torch.rand(2, 16, generator=torch.Generator().manual_seed(1)).tolist()
-    return dict(
-        classes=[[0], [1, 2]][images],
-        augment=augment[images],
-        patches=((0, 0, 48, 48), (16, 8, 64, 56), False, True) if patch else None,
-        mask=grid[images] if mask else None,
-        mask_augment=augment[images],
-    )
+def test_every_combination_of_terms_equals_one_process_with_the_joined_batch(compared: dict[str, Any]) -> None:
+    """Same seed, other slices: gradients, and parameters, teacher and memory bank after AdamW's steps, in float64."""
+    found = compared["cases"]
+    combinations = {name for name in found if ": source" in name}
+    assert len(combinations) == 2 * 48
+    for name, case in found.items():
+        if name == "without a group":
+            continue
+        limits = dict(gradient=1e-11, parameters=1e-9, teacher=1e-9, bank=1e-11)
+        far = {part: case[part] for part, limit in limits.items() if not case.get(part, 0) <= limit}
+        assert not far, (name, far)
+        assert all(abs(value) < 1e-11 for value in case["losses"].values()), (name, case["losses"])
+        assert case["draws"], name
+        assert case["size"] > 1e-3, name
+    # That the comparison sees a difference, and that the ranks have shares of their own.
+    without = found["without a group"]
+    assert without["gradient"] > 1e-2
+    assert without["parameters"] > 1e-4
+    assert abs(without["shares"][0] - without["shares"][1]) > 0.01
 
 
-def gradients(kind: str, terms: dict[str, Any], images: slice) -> list[torch.Tensor]:
-    gen = torch.Generator().manual_seed(5)
-    source, target = (torch.randn(2, 3, 64, 64, generator=gen, dtype=torch.float64) for _ in range(2))
-    label = torch.randint(0, 3, (2, 8, 8), generator=gen).repeat_interleave(8, 1).repeat_interleave(8, 2)
-    model = networks(kind)
-    common = dict(
-        num_classes=3, patch_warmup=0, patch_size=(48, 48), mask_block=16, threshold=0.0, pixel_sampling="all"
-    )
-    torch.manual_seed(4)
-    step = PipaStep(
-        model, adapter=SegmentorNetworks, pixel_dim=4, patch_dim=4, projection_hidden=None, **{**common, **OFF, **terms}
-    ).double()
-    for module in step.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    step(
-        source[images],
-        label[images],
-        target[images],
-        draws=draws(images, "patch_weight" in terms, "mask_weight" in terms),
-    )
-    parameters = [*model.parameters(), *step.head_parameters()]
-    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-
-
-EQUAL: dict[str, dict[str, Any]] = {
-    "source": {},
-    "mix": dict(mix_weight=1.0),
-    "mask": dict(mask_weight=1.0),
-    "patch": dict(patch_weight=0.1),
-    "mix, patch, mask": dict(mix_weight=1.0, patch_weight=0.1, mask_weight=1.0),
-}
-
-
-@pytest.mark.parametrize("terms", EQUAL)
-@pytest.mark.parametrize("kind", ["daformer", "hrda"])
-def test_the_mean_over_ranks_is_the_gradient_of_the_joined_batch(kind: str, terms: str) -> None:
-    """Terms that see one image at a time, with the draws of the joined batch; docs/reliability.md lists the others."""
-    torch.set_num_threads(1)
-    joined = gradients(kind, EQUAL[terms], slice(0, 2))
-    ranks = [gradients(kind, EQUAL[terms], slice(i, i + 1)) for i in (0, 1)]
-    assert sum(float(g.abs().sum()) for g in joined) > 0
-    for whole, *parts in zip(joined, *ranks, strict=True):
-        torch.testing.assert_close(whole, sum(parts) / 2, rtol=1e-7, atol=1e-10)
+def test_a_step_fails_on_all_processes_or_on_none(compared: dict[str, Any]) -> None:
+    expected = {
+        "nan": (
+            "PeerNonFiniteError: not finite on another process",
+            "NonFiniteError: iteration 0: the term 'm",  # mix or mask
+        ),
+        "id": ("GroupError: another process of this training has failed", "ValueError: source label"),
+        "seed": ("GroupError: the processes differ in: seed or state of the random numbers",) * 2,
+        "size": ("GroupError: the processes differ in: images per process",) * 2,
+        "settings": ("GroupError: the processes differ in: settings",) * 2,
+        "none": ("fine 1",) * 2,
+    }
+    for name, starts in expected.items():
+        texts = compared["failures"][name]
+        assert all(text.startswith(start) for text, start in zip(texts, starts, strict=True)), texts
+        assert name == "none" or all(text.endswith(" 0") for text in texts), texts  # not counted as done
 
 
 def test_launcher_refuses_what_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,60 +6,59 @@ from collections.abc import Iterable
 from functools import reduce
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
+from pipa.group import Group, answers
 
-def average(core: nn.Module, teacher: nn.Module | None, failed: bool) -> Tensor | None:
+
+def average(core: nn.Module, teacher: nn.Module | None, failed: bool, group: Group | None) -> Tensor | None:
     """Replace gradients and floating-point buffers by their means over all processes, in one flat exchange.
 
     The iteration has several backward passes and not every pass touches every parameter, which the reducer of
     DistributedDataParallel does not allow; summing once at the end is right for every combination of terms. A parameter
-    without gradient on one rank counts as zero there. Running statistics of normalisation layers are averaged too, so
-    that all ranks hold the same networks and the checkpoint of rank 0 is everyone's.
+    without gradient on one rank counts as zero there; one without gradient on all of them keeps none, so that the
+    optimiser leaves it alone (the patch head before its term starts). Running statistics of normalisation layers are
+    averaged too, so that all ranks hold the same networks and the checkpoint of rank 0 is everyone's.
 
     Args:
         core: the segmentor, with the projection heads. teacher: its running statistics are averaged too.
         failed: this process has no usable gradients; it takes part with zeros.
+        group: all processes; None with a single one.
 
     Returns:
         How many processes failed, 0-dim on the device; None with a single process.
 
     Raises:
-        RuntimeError: another process has died or did not answer in time.
+        GroupError: another process has died or did not answer in time.
     """
-    world = get_world_size()
-    if world == 1:
+    if group is None or group.world == 1:
         return None
     parameters = [p for p in core.parameters() if p.requires_grad]
+    present = group.any([p.grad is not None and not failed for p in parameters])
+    parameters = [p for p, somewhere in zip(parameters, present, strict=True) if somewhere]
     modules = [core] if teacher is None else [core, teacher]
     buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
     grads = [torch.zeros_like(p) if failed or p.grad is None else p.grad for p in parameters]
     values = [*grads, *buffers]
     # float32 at least: a sum of bfloat16 gradients would lose bits; float64 models keep theirs.
     dtype = reduce(torch.promote_types, {v.dtype for v in values}, torch.float32)
-    flag = torch.tensor([float(failed)], dtype=dtype, device=values[0].device)
+    flag = torch.tensor([float(failed)], dtype=dtype, device=next(core.parameters()).device)
     flat = torch.cat([v.detach().flatten().to(dtype) for v in values] + [flag])
     exchange(flat)
-    flat /= world
+    flat /= group.world
     *means, share = flat.split([v.numel() for v in values] + [1])
     for parameter, mean in zip(parameters, means[: len(parameters)], strict=True):
         parameter.grad = mean.view_as(parameter).to(parameter.dtype)
     for buffer, mean in zip(buffers, means[len(parameters) :], strict=True):
         buffer.copy_(mean.view_as(buffer))
-    return (share * world).round()[0]
+    return (share * group.world).round()[0]
 
 
 def exchange(flat: Tensor) -> None:
     """Sum over all processes, in place."""
-    try:
+    with answers():
         all_reduce(flat)
-    except RuntimeError as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RuntimeError(
-            f"another process of this training has stopped or does not answer ({first}); its own message says why. "
-            "The checkpoints are intact: resume the training"
-        ) from error
 
 
 def snapshot(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:

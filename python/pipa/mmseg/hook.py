@@ -27,16 +27,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipa._core import NonFiniteError
+from pipa.group import Group, PeerNonFiniteError
 from pipa.mmseg.adapter import SegmentorNetworks
 from pipa.mmseg.evaluate import evaluate
 from pipa.mmseg.exchange import average
+from pipa.mmseg.launch import TIMEOUT
 from pipa.mmseg.nonfinite import NonFiniteGuard
 from pipa.mmseg.projection import feature_channels
 from pipa.mmseg.signals import isolate
+from pipa.mmseg.sliding import TorchDraws
 from pipa.step import PipaStep, default_settings, frozen_copy, native_step
 
-# Words of random numbers one iteration may use. Iteration t starts at word t * WORDS of the rank's stream, so a resumed
-# run draws what the uninterrupted one would have drawn, and no rank's state needs to be saved.
+# Words of random numbers one iteration may use. Iteration t starts at word t * WORDS of its stream, so a resumed run
+# draws what the uninterrupted one would have drawn, and no state needs to be saved.
 WORDS = 2**32
 HEADS = "pipa_heads"
 # What the hook takes beside the settings of the iteration.
@@ -45,6 +48,7 @@ OWN_ARGUMENTS: dict[str, Any] = {
     "patch_dim": 128,
     "projection_hidden": 256,
     "evaluate_teacher": True,
+    "joined": True,
     "gradient_interval": 0,
     "check_interval": 50,
     "nonfinite": "stop",
@@ -63,6 +67,8 @@ class PipaHook(Hook):
         pixel_dim, patch_dim, projection_hidden: channels of the projection heads, see :class:`pipa.PipaStep`.
         evaluate_teacher: evaluate the teacher after the student at each validation; its metrics are logged and saved
             under ``teacher/``, so ``save_best="teacher/mIoU"`` keeps the best teacher.
+        joined: with several processes, every term and draw is that of the joined batch, as if one process had it all.
+            False: each process is a small training of its own whose gradients are averaged, which exchanges less.
         gradient_interval: log the gradient norm of each loss term every that many iterations; 0: never.
         check_interval: on accelerators, look for NaN and infinite losses every that many iterations (each look costs a
             synchronisation), and for gradients when no gradient scaler does. On the CPU every iteration is checked.
@@ -98,12 +104,15 @@ class PipaHook(Hook):
         self._saved: dict[str, Any] | None = None
         self._imagenet: nn.Module | None = None
         self._heads: nn.ModuleDict | None = None
+        self._group: Group | None = None
+        self._crops = torch.Generator()
 
     def _configure(self, arguments: dict[str, Any]) -> None:
         """Split arguments into the hook's own and the settings of the iteration; an unknown name is an error."""
         own = {**OWN_ARGUMENTS, **{key: value for key, value in arguments.items() if key in OWN_ARGUMENTS}}
         self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden")}
         self.evaluate_teacher = own["evaluate_teacher"]
+        self.joined = own["joined"]
         self.gradient_interval, self.check_interval = own["gradient_interval"], own["check_interval"]
         self.guard = NonFiniteGuard(own["nonfinite"], own["nonfinite_limit"])
         self.num_classes = own["num_classes"]
@@ -156,10 +165,13 @@ class PipaHook(Hook):
         self._keep_imagenet(core)
         heads = core._modules.pop(HEADS, None)  # the teacher must not copy them
         try:
-            self.pipa = self._build_step(core, runner.seed)
+            self._group = self._processes(runner)
+            self.pipa = self._build_step(core, runner.seed, self._group if self.joined else None)
         finally:
             if heads is not None:
                 core.add_module(HEADS, heads)
+        if self.pipa.group is not None and isinstance(getattr(core, "rng", None), TorchDraws):
+            core.rng = TorchDraws(self._crops)  # HRDA's detail crop is one for the batch
         if self._saved is not None:
             self._restore(runner, self._saved)
             self._saved = None
@@ -175,6 +187,12 @@ class PipaHook(Hook):
         runner.model.train_step = MethodType(
             lambda _model, data, optim_wrapper: hook.step(runner, core, data, optim_wrapper), runner.model
         )
+
+    def _processes(self, runner: Runner) -> Group | None:
+        if get_world_size() == 1:
+            return None
+        options = runner.cfg.get("env_cfg", {}).get("dist_cfg", {})
+        return Group(timeout=options.get("timeout", TIMEOUT))
 
     def _keep_imagenet(self, core: nn.Module) -> None:
         native = {**default_settings(), **self._settings(core)}
@@ -194,7 +212,7 @@ class PipaHook(Hook):
                 settings.setdefault(name, getattr(pre, name).flatten().tolist())
         return settings
 
-    def _build_step(self, core: nn.Module, seed: int) -> PipaStep:
+    def _build_step(self, core: nn.Module, seed: int, group: Group | None) -> PipaStep:
         settings = self._settings(core)
 
         def adapter(*args: Any) -> SegmentorNetworks:
@@ -206,6 +224,7 @@ class PipaHook(Hook):
             adapter=adapter,
             heads=self._heads,
             backward=self._backward,
+            group=group,
             seed=seed,
             **settings,
         )
@@ -238,7 +257,7 @@ class PipaHook(Hook):
         self._wrapper, self._core, self._iteration = optim_wrapper, core, runner.iter
         target = next(self.target)
         # After both loaders: making a loader's iterator draws from torch's generator, and a resume makes a new one.
-        seed_iteration(self.pipa, runner.seed, runner.iter)
+        self._crops.manual_seed(seed_iteration(self.pipa, runner.seed, runner.iter))
         source = core.data_preprocessor(data, True)
         target = core.data_preprocessor(target, True)
         gradients = self.gradient_interval > 0 and (runner.iter + 1) % self.gradient_interval == 0
@@ -251,17 +270,26 @@ class PipaHook(Hook):
             "valid_mask": valid_mask(target["data_samples"], target["inputs"].device),
         }
         self.guard.begin(core, self.pipa)
-        error: NonFiniteError | None = None
+        group, error, failed = self.pipa.group, None, False
         log: dict[str, Tensor] = {}
         try:
             with optim_wrapper.optim_context(core):
                 log = self.pipa(**batch, log_gradients=gradients, check_finite=self._check)
+        except PeerNonFiniteError:
+            failed = True
         except NonFiniteError as found:
+            failed = True
             files = [str(s.metainfo.get("img_path")) for s in (*source["data_samples"], *target["data_samples"])]
             error = self.guard.failed(runner, self.pipa, found, batch, files)
-        failures = average(core, self.pipa.teacher, error is not None)
-        # Reading the count waits for the device; a process can only have failed where it has looked.
-        if error is not None or (self._check and failures is not None and bool(failures > 0)):
+        if group is None:
+            failures = average(core, self.pipa.teacher, failed, self._group)
+            # Reading the count waits for the device; a process can only have failed where it has looked.
+            failed = failed or (self._check and failures is not None and bool(failures > 0))
+        elif failed:
+            group.meet("barrier")  # all know; the one that failed has kept its batch before another ends the run
+        else:
+            average(core, self.pipa.teacher, False, group)
+        if failed:
             optim_wrapper.zero_grad()
             self.guard.drop(runner, self.pipa, error)
             return {"skipped_iterations": torch.tensor(float(self.guard.skipped))}
@@ -279,8 +307,9 @@ class PipaHook(Hook):
             metrics[f"teacher/{name}"] = value
 
     def gather_state(self, runner: Runner) -> None:
-        """Before a checkpoint, on all processes: each one has a memory bank of its own."""
-        if self.pipa is not None and get_world_size() > 1 and self.pipa._native.bank is not None:
+        """Before a checkpoint, on all processes: without a joined batch, each one has a memory bank of its own."""
+        alone = self.pipa is not None and self.pipa.group is None
+        if self.pipa is not None and alone and get_world_size() > 1 and self.pipa._native.bank is not None:
             self._banks = all_gather_object([tensor.cpu() for tensor in self.pipa._native.bank])
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -317,7 +346,7 @@ class PipaHook(Hook):
                 "is resumed, but its data and draws are not those of the uninterrupted run"
             )
         if banks is not None:
-            state["bank"] = banks[get_rank() % len(banks)]
+            state["bank"] = banks[0 if self.pipa.group is not None else get_rank() % len(banks)]
         if "bank" in state:
             device = next(self.pipa.teacher.parameters()).device
             state["bank"] = [tensor.to(device) for tensor in state["bank"]]
@@ -349,18 +378,29 @@ def build_heads(core: nn.Module, terms: dict[str, bool], dims: dict[str, Any]) -
     return heads.to(device)
 
 
-def seed_iteration(step: PipaStep, seed: int, iteration: int) -> None:
+def seed_iteration(step: PipaStep, seed: int, iteration: int) -> int:
     """Seed every generator from (seed, rank, iteration): dropout and the iteration's own draws.
 
-    So a resumed run needs no saved generator state, and ranks draw differently on purpose.
+    So a resumed run needs no saved generator state, and ranks draw other noise on purpose. The iteration's own draws
+    are the same on all ranks where they share a joined batch.
+
+    Returns:
+        The seed that rank 0 gives to torch.
     """
     rank = get_rank()
     words = np.random.SeedSequence((seed, rank, iteration)).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])  # noqa: NPY002  (third-party layers draw from the global generator)
-    torch.manual_seed(int(words[2]) << 31 | int(words[3]) >> 1)
+    torch.manual_seed(torch_seed(words))
     position = iteration * WORDS
-    step._native.rng_state = [seed, rank, position & (2**64 - 1), position >> 64]
+    stream = rank if step.group is None else 0
+    step._native.rng_state = [seed, stream, position & (2**64 - 1), position >> 64]
+    return torch_seed(np.random.SeedSequence((seed, 0, iteration)).generate_state(4))
+
+
+def torch_seed(words: np.ndarray) -> int:
+    """63 bits out of the last two of four 32-bit words."""
+    return int(words[2]) << 31 | int(words[3]) >> 1
 
 
 def valid_mask(samples: list[Any], device: torch.device | None = None) -> Tensor | None:

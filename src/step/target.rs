@@ -1,0 +1,149 @@
+//! Target side of the iteration (steps 5-8) and MIC's masked consistency.
+
+use super::batch::Batch;
+use super::draws::{self, Draws, MixDraw};
+use super::log::Log;
+use super::networks::Networks;
+use super::settings::{MixClasses, PatchSource};
+use super::{main_head, Mixed, Step};
+use crate::error::{Error, Result};
+use crate::group::Group;
+use crate::loss::patch::patch_contrast;
+use crate::loss::segmentation::accuracy;
+use crate::masking;
+use crate::mix::{class_mask, class_mix, draw_class_mask_in, ClassScope};
+use crate::patches::PatchPair;
+use crate::pseudo_label::PseudoLabel;
+use crate::rng::Rng;
+use crate::shape::check_rank;
+use tch::{no_grad, Kind, Tensor};
+
+impl Step {
+    /// Steps 5-8: pseudo-labels, ClassMix, mixed pass, patch contrast, masked consistency.
+    pub(super) fn target_passes(
+        &mut self,
+        group: &dyn Group,
+        networks: &mut dyn Networks,
+        batch: &Batch,
+        draws: &Draws,
+        log: &mut Log,
+    ) -> Result<Mixed> {
+        let mixed = no_grad(|| self.mix(group, networks, batch, draws))?;
+        log.scalar("pseudo_weight", &mixed.pseudo_weight.f_mean(Kind::Float)?)?;
+
+        if self.settings.mix_weight > 0.0 {
+            let output = networks.student(&mixed.image)?;
+            let loss = self.segmentation(group, &output, &mixed.label, Some(&mixed.weight))?;
+            let loss = loss.f_mul_scalar(self.settings.mix_weight)?;
+            log.term(networks, "mix", &loss, self.iteration)?;
+            let main = main_head(&output)?;
+            let share = accuracy(&main.logits, &mixed.label, self.settings.ignore_index, self.average())?;
+            log.scalar("acc_mix", &share)?;
+            networks.backward(&loss)?;
+        }
+        if let Some(pair) = &draws.patches {
+            let image = match self.settings.patch_source {
+                PatchSource::Mixed => &mixed.image,
+                PatchSource::Target => &batch.target,
+            };
+            let loss = self.patch_term(networks, image, pair)?;
+            log.term(networks, "patch", &loss, self.iteration)?;
+            networks.backward(&loss)?;
+        }
+        if let Some(uniform) = &draws.mask {
+            let loss = self.masked_term(group, networks, batch, &mixed, uniform, draws)?;
+            log.term(networks, "mask", &loss, self.iteration)?;
+            networks.backward(&loss)?;
+        }
+        Ok(mixed)
+    }
+
+    /// Steps 5 and 6.
+    fn mix(&self, group: &dyn Group, networks: &mut dyn Networks, batch: &Batch, draws: &Draws) -> Result<Mixed> {
+        let s = &self.settings;
+        let logits = networks.teacher(&batch.target)?.f_detach()?;
+        check_rank(&logits, 4, "teacher logits", "[B,C,H,W]")?;
+        let size = &batch.target.size()[2..];
+        let logits =
+            if logits.size()[2..] == *size { logits } else { logits.f_upsample_bilinear2d(size, false, None, None)? };
+        let pseudo = PseudoLabel { threshold: s.threshold, ignore_top: s.ignore_top, ignore_bottom: s.ignore_bottom };
+        let (pseudo_label, pseudo_weight) = pseudo.forward_in(group, &logits, batch.valid_mask.as_ref())?;
+
+        let label_b1hw = batch.source_label.f_unsqueeze(1)?;
+        let mask = match &draws.mix {
+            MixDraw::Classes(classes) => class_mask(&label_b1hw, classes)?,
+            MixDraw::Seed(seed) => {
+                let scope = match s.mix_classes {
+                    MixClasses::PerImage => ClassScope::PerImage,
+                    MixClasses::Batch => ClassScope::Batch,
+                };
+                draw_class_mask_in(group, &label_b1hw, s.num_classes, s.ignore_index, scope, &mut Rng::new(*seed))?
+            }
+        };
+        let image = class_mix(&mask, &batch.source, &batch.target)?;
+        let label = class_mix(&mask, &batch.source_label, &pseudo_label)?;
+        let weight = class_mix(&mask, &pseudo_weight.f_ones_like()?, &pseudo_weight)?;
+        let image =
+            if draws.augment.is_empty() { image } else { draws::strong_augment(s).apply(&image, &draws.augment)? };
+        Ok(Mixed { image, label, weight, pseudo_label, pseudo_weight, mask, patches: draws.patches })
+    }
+
+    /// Step 8. Both crops go through the student in one pass.
+    fn patch_term(&self, networks: &mut dyn Networks, image: &Tensor, pair: &PatchPair) -> Result<Tensor> {
+        let (first, second) = pair.crop(image)?;
+        let images = first.size()[0];
+        let features = networks.student_features(&Tensor::f_cat(&[first, second], 0)?)?;
+        let embedding = networks.patch_embedding(&features)?;
+        check_rank(&embedding, 4, "patch embedding", "[B,D,H,W]")?;
+        let (overlap1, overlap2) = pair.overlap_on(embedding.size()[2], embedding.size()[3])?;
+        let loss = patch_contrast(
+            &embedding.f_narrow(0, 0, images)?,
+            &embedding.f_narrow(0, images, images)?,
+            overlap1,
+            overlap2,
+            pair.flip1,
+            pair.flip2,
+            self.settings.patch_temperature,
+        )?;
+        Ok(loss.f_mul_scalar(self.settings.patch_weight)?)
+    }
+
+    /// Masked image consistency (MIC, CVPR 2023): the student sees the target with blocks removed.
+    fn masked_term(
+        &self,
+        group: &dyn Group,
+        networks: &mut dyn Networks,
+        batch: &Batch,
+        mixed: &Mixed,
+        uniform: &[Vec<f64>],
+        draws: &Draws,
+    ) -> Result<Tensor> {
+        let s = &self.settings;
+        let image = no_grad(|| -> Result<Tensor> {
+            let (height, width) = (batch.target.size()[2], batch.target.size()[3]);
+            let (rows, columns) = masking::mask_grid(height, width, s.mask_block)?;
+            let cells = (rows * columns) as usize;
+            if uniform.len() as i64 != batch.target.size()[0] || uniform.iter().any(|image| image.len() != cells) {
+                return Err(Error::shape(format!(
+                    "draws: mask: expected {} lists (one per image) of {cells} numbers ({rows} x {columns} blocks), got \
+                     lists of {:?}",
+                    batch.target.size()[0],
+                    uniform.iter().map(Vec::len).collect::<Vec<_>>()
+                )));
+            }
+            let flat: Vec<f32> = uniform.iter().flatten().map(|&u| u as f32).collect();
+            let uniform =
+                Tensor::f_from_slice(&flat)?.f_reshape([-1, 1, rows, columns])?.f_to_device(batch.target.device())?;
+            let image = if draws.mask_augment.is_empty() {
+                batch.target.shallow_clone()
+            } else {
+                draws::strong_augment(s).apply(&batch.target, &draws.mask_augment)?
+            };
+            let mask = masking::block_mask(&uniform, s.mask_ratio, height, width)?;
+            Ok(image.f_mul(&mask.f_to_kind(image.kind())?)?)
+        })?;
+        let output = networks.student(&image)?;
+        let loss = self.segmentation(group, &output, &mixed.pseudo_label, Some(&mixed.pseudo_weight))?;
+        Ok(loss.f_mul_scalar(s.mask_weight)?)
+    }
+}
