@@ -25,7 +25,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
-from pipa import Group, PipaStep
+from pipa import Group, PipaStep, _core
 from pipa.mmseg.adapter import SegmentorNetworks
 from pipa.mmseg.exchange import average
 from pipa.mmseg.sliding import TorchDraws
@@ -79,6 +79,8 @@ def cases() -> Iterator[dict[str, Any]]:
                 settings={**settings, "patch_warmup": 2},
                 iterations=4,
             )
+        # The operations that accelerators take, where the host's kernels would be.
+        yield dict(name=f"{kind}: libtorch", kind=kind, settings={**EVERYTHING, **SHARED}, fused=False)
         yield dict(name=f"{kind}: two images", kind=kind, settings={**EVERYTHING, **SHARED}, images=2, iterations=2)
     yield dict(name="without a group", kind="daformer", settings={**EVERYTHING, **SHARED}, group=False)
 
@@ -157,6 +159,7 @@ def furthest(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 def compare(case: dict[str, Any], rank: int, reference: bool) -> dict[str, Any] | None:
     group = Group() if case.get("group", True) else None
+    _core._set_fused(case.get("fused", True))
     ours = Trainee(case, group)
     gradients, log = ours.train(case, rank)
     logs: list[Any] = [None] * WORLD

@@ -16,7 +16,10 @@ import torch
 pytest.importorskip("mmseg")
 
 import tiny
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
+from pipa.imagefile import DataError
 from pipa.mmseg import safe_file
 from pipa.mmseg.checkpoint import CheckpointError
 from pipa.mmseg.safe_load import allowed
@@ -206,6 +209,39 @@ def test_signals_save_and_leave(number: int, trained: Any, root: Path, tmp_path:
     cfg["train_cfg"]["max_iters"] = done + 1
     resumed = tiny.train(cfg, resume=True)
     straight = tiny.train(tiny.config(root, tmp_path / "straight", iterations=done + 1))
+    assert not tiny.differences(tiny.everything(straight), tiny.everything(resumed))
+
+
+@HOOKS.register_module()
+class CorruptionHook(Hook):
+    """Cuts all source images short after iteration `at`, which has been saved by then."""
+
+    priority = "LOWEST"
+
+    def __init__(self, folder: str, at: int) -> None:
+        self.folder, self.at = Path(folder), at
+
+    def after_train_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
+        if batch_idx + 1 == self.at:
+            for file in self.folder.iterdir():
+                file.write_bytes(file.read_bytes()[:100])
+
+
+def test_checkpoints_stay_whole_when_an_image_is_bad(tmp_path: Path) -> None:
+    """The training stops with the file's name; once the files are good again it goes on as if nothing had been."""
+    data = tiny.data(tmp_path / "data")
+    images = data / "source" / "images"
+    good = {file: file.read_bytes() for file in images.iterdir()}
+    cfg = tiny.config(data, tmp_path / "work", iterations=4)
+    cfg["custom_hooks"].append(dict(type="CorruptionHook", folder=str(images), at=2))
+    with pytest.raises(DataError, match=r"source/images/\d+\.png"):
+        tiny.train(cfg)
+    assert [path.name for path in saved(tmp_path / "work")] == ["iter_1.pth", "iter_2.pth"]
+    assert (tmp_path / "work" / "last_checkpoint").read_text().endswith("iter_2.pth")
+    for file, content in good.items():
+        file.write_bytes(content)
+    resumed = tiny.train(tiny.config(data, tmp_path / "work", iterations=4), resume=True)
+    straight = tiny.train(tiny.config(data, tmp_path / "straight", iterations=4))
     assert not tiny.differences(tiny.everything(straight), tiny.everything(resumed))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipa import PipaStep
+from pipa import Group, PipaStep
 from small_nets import OFF, TERMS, SmallNet, small_batch, small_step
 
 BANK = {"pixel_memory_bank": 8}
@@ -147,6 +147,59 @@ def test_one_read_per_loss_term_and_no_other(settings: dict[str, Any]) -> None:
     terms = [name for name in log if name.startswith("loss_")]
     assert len(terms) == len(TERMS) + 1
     assert dict(reads.seen) == {"_local_scalar_dense": len(terms)}
+
+
+class Mirror:
+    """A group of two processes with equal slices, without the other process."""
+
+    rank, world = 1, 2
+
+    def __init__(self) -> None:
+        self.places: list[str] = []
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.places.append("sum")
+        assert not tensor.requires_grad
+        return tensor + tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        self.places.append("gather")
+        return torch.cat([tensor, tensor])
+
+    def meet(self, place: str, facts: list[tuple[str, int]]) -> None:
+        self.places.append(place)
+
+
+@pytest.mark.parametrize("settings", [BANK, {"mix_classes": "batch", "loss_average": "valid"}], ids=str)
+def test_a_group_costs_no_read(settings: dict[str, Any]) -> None:
+    from pipa import _core
+
+    before = _core._set_fused(False)
+    try:
+        _, step = small_step(**settings, group=Mirror())
+        step(*small_batch())
+        step.group.places.clear()
+        with Reads() as reads:
+            log = step(*small_batch())
+    finally:
+        _core._set_fused(before)
+    assert dict(reads.seen) == {"_local_scalar_dense": len(TERMS) + 1}
+    assert len([name for name in log if name.startswith("loss_")]) == len(TERMS) + 1
+    places = step.group.places
+    assert (places[0], places[-1]) == ("begin", "end")
+    assert {"sum", "gather"} == set(places[1:-1])
+    assert len(places) <= 12
+
+
+def test_a_group_that_makes_no_sense_is_refused() -> None:
+    group = Mirror()
+    group.rank = 2
+    group.fail = lambda error: None
+    _, step = small_step(group=group)
+    with pytest.raises(ValueError, match=r"group: expected rank in 0\.\.world, got rank 2 of 2"):
+        step(*small_batch())
+    with pytest.raises(ValueError, match=r"Group: call torch\.distributed\.init_process_group first"):
+        Group()
 
 
 def test_autocast_runs_and_stays_close() -> None:

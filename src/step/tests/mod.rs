@@ -4,7 +4,7 @@ mod tiny;
 
 use super::*;
 use crate::error::Error;
-use tch::Device;
+use tch::{Device, Kind};
 use tiny::{Tiny, CLASSES};
 
 const SIDE: i64 = 32;
