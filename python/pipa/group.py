@@ -94,7 +94,8 @@ class Group:
             raise GroupError("another process of this training has failed; its own message says why")
         for (name, _), number, high, low in zip(named, numbers, largest, smallest, strict=False):
             if high != low:
-                hint = "" if place in ("sum", "gather") else f", {number} on process {self.rank}"
+                # Larger ones are digests, which nobody can read.
+                hint = f", {number} on process {self.rank}" if number < 2**32 and place == "begin" else ""
                 raise GroupError(f"the processes differ in: {name}{hint}; start them with the same seed and settings")
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
