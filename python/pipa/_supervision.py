@@ -24,7 +24,8 @@ def cross_entropy(
 
     Args:
         logits: [B, C, h, w] floating point; resized bilinearly (corners not aligned) to a larger label.
-        label_bhw: [B, H, W] or [B, 1, H, W] integers in 0..C-1 or `ignore_index`; on the CPU another id is a ValueError.
+        label_bhw: [B, H, W] or [B, 1, H, W] integers in 0..C-1 or `ignore_index`; on the CPU another id is a
+            ValueError.
         weight_bhw: [B, H, W]; multiplies each pixel's loss, does not change the divisor.
         average: ``"all"``: divided by all pixels, ignored ones too (the released code, and the default, because the
             method's weights were tuned with it). ``"valid"``: by pixels that are not ignored.

@@ -93,6 +93,7 @@ def network(kind: str, seed: int) -> nn.Module:
     cfg["decode_head"].update(norm_cfg=dict(type="GN", num_groups=2), dropout_ratio=0.0)
     model = MODELS.build(Config(dict(m=cfg)).m).double().train()
     if kind == "hrda":
+        model.hr_slide_overlapping = False  # fewer windows of the teacher
         model.rng = TorchDraws(torch.Generator().manual_seed(3))
     return model
 
