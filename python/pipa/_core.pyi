@@ -42,6 +42,7 @@ __all__ = [
     "label_read",
     "label_store",
     "label_summary",
+    "load_crop",
     "mask_grid",
     "memory_bank",
     "patch_contrast",
@@ -210,4 +211,26 @@ def label_store(target: str, label: npt.NDArray[np.uint8]) -> _Summary: ...
 def label_summary(path: str) -> _Summary: ...
 def png_size(path: str) -> tuple[int, int]: ...
 def png_read_bgr(path: str) -> npt.NDArray[np.uint8] | None: ...
+def load_crop(
+    name: str,
+    image: str | npt.NDArray[np.uint8],
+    label: str | npt.NDArray[np.uint8] | None,
+    plan: dict[str, Any],
+    seed: list[int],
+    table: bytes | None = None,
+    wanted: tuple[int, float, int] | None = None,
+    bgr: bool = True,
+) -> (
+    tuple[
+        npt.NDArray[np.uint8],
+        npt.NDArray[np.uint8] | None,
+        npt.NDArray[np.uint8] | None,
+        tuple[int, int],
+        tuple[int, int],
+        tuple[int, int] | None,
+        bool,
+        int,
+    ]
+    | None
+): ...
 def label_read(path: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]: ...

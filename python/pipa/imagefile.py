@@ -67,13 +67,19 @@ def read_image(path: str | Path, convert: bool = False) -> np.ndarray:
         convert: accept grey, palette, alpha, CMYK and 16-bit images and turn them into 8-bit colour; without it they
             are errors, because a data set that mixes them usually has a mistake in it.
     """
+    pixels, bgr = read_pixels(path, convert)
+    return pixels if bgr else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def read_pixels(path: str | Path, convert: bool = False) -> tuple[np.ndarray, bool]:
+    """As `read_image`, in the order of channels that costs nothing; and whether that is BGR (else RGB)."""
     if _head(path)[:8] == _PNG_MAGIC:
         try:
             pixels = _core.png_read_bgr(str(path))
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from None
         if pixels is not None:
-            return pixels
+            return pixels, True
     image = open_image(path)
     if not convert:
         if image.mode != "RGB":
@@ -88,9 +94,8 @@ def read_image(path: str | Path, convert: bool = False) -> np.ndarray:
             )
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # Pillow would clip these at 255 instead of scaling them
         grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return np.ascontiguousarray(rgb[:, :, ::-1])
+        return np.repeat(grey[:, :, None], 3, axis=2), True
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), False
 
 
 def read_label(path: str | Path) -> np.ndarray:

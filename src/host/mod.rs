@@ -6,6 +6,7 @@
 pub mod confusion;
 pub mod convert;
 pub mod labels;
+pub mod loader;
 pub mod math;
 pub mod png;
 pub mod pool;

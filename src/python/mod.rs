@@ -4,6 +4,7 @@ mod contrast;
 mod door;
 mod host;
 mod kernels;
+mod loader;
 mod step;
 mod toy;
 
@@ -17,6 +18,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     door::register(m)?;
     host::register(m)?;
+    loader::register(m)?;
     toy::register(m)?;
     contrast::register(m)?;
     kernels::register(m)?;

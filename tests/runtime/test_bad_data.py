@@ -49,8 +49,8 @@ def root(tmp_path: Path) -> Path:
     return layouts.folder(tmp_path / "set")
 
 
-def first(root: Path, **kwargs: object) -> dict:
-    return DATASETS.build(config(root, **kwargs))[0]
+def first(root: Path, draw: int = 0, **kwargs: object) -> dict:
+    return DATASETS.build(config(root, **kwargs))[draw]
 
 
 def jpeg(path: Path) -> bytes:
@@ -135,12 +135,13 @@ ROWS = {
 }
 
 
+@pytest.mark.parametrize("draw", [0, Draw(0, 1)], ids=["single transforms", "native"])
 @pytest.mark.parametrize("row", ROWS)
-def test_bad_file(row: str, root: Path) -> None:
+def test_bad_file(row: str, draw: int, root: Path) -> None:
     damage, pattern = ROWS[row]
     damage(root)
     with pytest.raises(DataError, match=pattern) as caught:
-        first(root)
+        first(root, draw)
     assert "\n" not in str(caught.value)
 
 
@@ -268,7 +269,7 @@ def test_misspelt_settings(root: Path) -> None:
 
 def test_labels_in_the_pipeline_of_an_unlabelled_target(root: Path) -> None:
     with pytest.raises(DataError, match=r"000\.png: LoadLabel needs a labelled data set"):
-        first(root, unlabelled=True)
+        first(root, Draw(0, 1), unlabelled=True)
     with pytest.raises(DataError, match=r"000\.png: PackUnlabelled found a label"):
         first(root, pipeline=[*pipeline()[:-1], dict(type="PackUnlabelled")])
 

@@ -21,7 +21,9 @@ from mmseg.datasets import BaseSegDataset, CityscapesDataset
 from mmseg.registry import DATASETS
 
 from pipa.imagefile import DataError
+from pipa.mmseg.ahead import SampledAhead
 from pipa.mmseg.draws import REPLACEMENT, Draw, seeded
+from pipa.mmseg.fused import Fused, fuse
 
 CITYSCAPES = CityscapesDataset.METAINFO
 # Classes that SYNTHIA labels; the published figures average over 16, or over 13 (without wall, fence, pole).
@@ -66,7 +68,7 @@ def walk(folder: Path, suffix: str) -> Iterator[str]:
     yield from sorted(found)
 
 
-class DomainDataset(BaseSegDataset):
+class DomainDataset(SampledAhead, BaseSegDataset):
     """Base of the data sets below: pairs of `data_prefix[img_path]/STEM + img_suffix` and
     `data_prefix[seg_map_path]/STEM + seg_map_suffix`, STEM from `ann_file` or from the folder.
 
@@ -74,11 +76,19 @@ class DomainDataset(BaseSegDataset):
         data_root: folder that holds the data set.
         unlabelled: never look for or open labels.
         on_bad_file: "stop", or "skip" to log the file and take another one.
+        fuse: run the start of the pipeline natively where it has the usual form (see fused.py); the samples are the
+            same.
         everything else: as mmseg's BaseSegDataset.
     """
 
     def __init__(
-        self, *, data_root: str | Path, unlabelled: bool = False, on_bad_file: str = "stop", **kwargs: Any
+        self,
+        *,
+        data_root: str | Path,
+        unlabelled: bool = False,
+        on_bad_file: str = "stop",
+        fuse: bool = True,
+        **kwargs: Any,
     ) -> None:
         if on_bad_file not in ("stop", "skip"):
             raise ValueError(f"{type(self).__name__}: on_bad_file must be 'stop' or 'skip', got {on_bad_file!r}")
@@ -86,6 +96,8 @@ class DomainDataset(BaseSegDataset):
             raise DataError(f"{data_root}: expected the folder of a data set (data_root), found no such folder")
         self.unlabelled = unlabelled
         self.on_bad_file = on_bad_file
+        self.fuse = fuse
+        self._fused: tuple[list, Fused | None] | None = None
         super().__init__(data_root=str(data_root), **kwargs)
 
     # What a subclass may change -------------------------------------------------------------------------------------
@@ -151,11 +163,22 @@ class DomainDataset(BaseSegDataset):
         """Number of ids that a label file may hold: `classes` may name a subset of them."""
         return len(type(self).METAINFO.get("classes") or self._metainfo["classes"])
 
-    def __getitem__(self, index: int) -> dict:
+    def fused(self) -> Fused | None:
+        """The native form of the pipeline as it is now, or None."""
+        transforms = list(self.pipeline.transforms)
+        if self._fused is None or self._fused[0] != transforms:
+            narrow = max(self.ignore_index, self.stored_classes() - 1) <= 255
+            self._fused = (transforms, fuse(transforms) if self.fuse and narrow else None)
+        return self._fused[1]
+
+    def sample(self, index: int) -> dict:
+        fused = self.fused() if isinstance(index, Draw) else None
         for attempt in range(_REPLACEMENTS):
             try:
+                if fused is not None and isinstance(index, Draw):
+                    return fused(self.get_data_info(int(index)), index, attempt)
                 with seeded(index, attempt):
-                    return super().__getitem__(index)
+                    return BaseSegDataset.__getitem__(self, index)
             except DataError as error:
                 if self.on_bad_file == "stop" or self.test_mode:
                     raise

@@ -60,6 +60,10 @@ class Draw(int):
     def generator(self, tag: int, attempt: int = 0) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(self.entropy(tag, attempt)))
 
+    def words(self, attempt: int = 0) -> np.ndarray:
+        """Seeds of the transforms: words 0 and 1 are Python's, 2 to 5 NumPy's, 6 and 7 torch's."""
+        return self.entropy(TRANSFORMS, attempt).generate_state(8)
+
 
 @contextmanager
 def seeded(index: int, attempt: int = 0) -> Iterator[None]:
@@ -71,7 +75,7 @@ def seeded(index: int, attempt: int = 0) -> Iterator[None]:
     if not isinstance(index, Draw):
         yield
         return
-    words = index.entropy(TRANSFORMS, attempt).generate_state(8)
+    words = index.words(attempt)
     python_state, torch_state = random.getstate(), torch.random.get_rng_state()
     numpy_state = np.random.get_state()  # noqa: NPY002
     random.seed(int(words[0]) << 32 | int(words[1]))
@@ -103,11 +107,22 @@ class DrawSampler(Sampler):
         seed: the run's seed (mmengine passes it). None asks for one that all ranks share.
         stream: keeps loaders of one run independent; 0 for the source, 1 for the target.
         shuffle: a fresh permutation per epoch, or the files in order.
+        threads: threads of this process that make samples ahead of the training; for num_workers=0. See ahead.py.
+        ahead: samples they are ahead; 4 per thread where it is not given.
     """
 
     def __init__(
-        self, dataset: Sized, seed: int | None = None, stream: int = 0, shuffle: bool = True, start: int = 0
+        self,
+        dataset: Sized,
+        seed: int | None = None,
+        stream: int = 0,
+        shuffle: bool = True,
+        start: int = 0,
+        threads: int = 0,
+        ahead: int | None = None,
     ) -> None:
+        if threads < 0 or (ahead is not None and ahead < 1):
+            raise ValueError(f"DrawSampler: expected threads >= 0 and ahead >= 1, got {threads} and {ahead}")
         self.rank, self.world_size = get_dist_info()
         self.size = len(dataset)
         if self.size == 0:
@@ -117,6 +132,11 @@ class DrawSampler(Sampler):
         self.stream = stream
         self.shuffle = shuffle
         self.start = start
+        self.dataset, self.threads, self.ahead = dataset, threads, ahead or 4 * threads
+        if threads:
+            from pipa.mmseg.ahead import check
+
+            check(dataset, threads)
 
     def draw(self, number: int) -> Draw:
         """The draw with this number, whoever asks."""
@@ -125,6 +145,13 @@ class DrawSampler(Sampler):
         return Draw(index, self.seed, self.stream, number)
 
     def __iter__(self) -> Iterator[Draw]:
+        if not self.threads:
+            return self._draws()
+        from pipa.mmseg.ahead import Ahead
+
+        return Ahead(self.dataset, self.threads, self.ahead).run(self._draws())
+
+    def _draws(self) -> Iterator[Draw]:
         number = self.rank + self.start * self.world_size
         while True:
             yield self.draw(number)

@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from pipa.imagefile import DataError
+from pipa.mmseg.ahead import SampledAhead
 from pipa.mmseg.draws import RARE_CLASS, Draw, seeded
 from pipa.mmseg.transforms import LoadLabel
 
@@ -87,7 +88,7 @@ def split_pipeline(transforms: Sequence[Any]) -> tuple[list[Any], list[Any]]:
 
 
 @DATASETS.register_module()
-class RareClassSampling:
+class RareClassSampling(SampledAhead):
     """Wrapper of a labelled mmseg data set that draws images by class. For the source's train_dataloader.
 
         dict(type="RareClassSampling", dataset=dict(type="GTADataset", ...), temperature=0.01, min_pixels=3000,
@@ -148,11 +149,20 @@ class RareClassSampling:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict:
+    def fused(self) -> Any:
+        """The native form of the data set's pipeline, or None."""
+        native = getattr(self.dataset, "fused", None)
+        return None if native is None or max(self.classes) > 255 else native()
+
+    def sample(self, index: int) -> dict:
         """A random image; a `Draw` decides which."""
+        fused = self.fused() if isinstance(index, Draw) else None
         for attempt in range(10):
             picked, wanted = self.pick(index, attempt)
             try:
+                if fused is not None and isinstance(picked, Draw):
+                    need = self.min_pixels * self.min_crop_ratio
+                    return fused(self.get_data_info(picked), picked, attempt, (wanted, need, self.tries))
                 with seeded(picked, attempt):
                     return self.load(picked, wanted)
             except DataError as error:

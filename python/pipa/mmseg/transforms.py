@@ -249,7 +249,7 @@ class PseudoMargins(BaseTransform):
     def transform(self, results: dict) -> dict:
         height, width = results["img"].shape[:2]
         mask = np.zeros((height, width), dtype=np.uint8)
-        mask[self.top : height - self.bottom, self.left : width - self.right] = 1
+        mask[self.top : max(height - self.bottom, 0), self.left : max(width - self.right, 0)] = 1
         results[VALID] = mask
         results.setdefault("seg_fields", []).append(VALID)  # crops and flips then treat it as they treat the image
         return results

@@ -1,0 +1,229 @@
+//! From an image file and its label file to the arrays a training step takes, in one call.
+//!
+//! The label decides first: it is resized (nearest), candidate crops are counted on it, and when the crop is known,
+//! only the part of the image that the crop shows is unfiltered, resized and written, flipped, as channel planes. Every
+//! decision and every pixel is the one of the transforms LoadImage, LoadLabel, Resize, SyncCrop and RandomFlip.
+//!
+//! A file of an unusual kind (interlaced, palette image, 16 bit, damaged, ...) gives None instead of an error: the
+//! caller then reads it with the decoders that convert such files or say what is wrong with them, and hands over pixels.
+
+pub mod choice;
+pub mod draws;
+pub mod filters;
+pub mod photo;
+pub mod png;
+pub mod resize;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
+use choice::{Map, Wanted};
+use draws::NumpyDraws;
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+/// What the pipeline does to every image. Sizes are (height, width) unless they say otherwise.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// (width, height) as mmcv's Resize takes it; None keeps the stored size.
+    pub scale: Option<(usize, usize)>,
+    /// Smallest and largest factor of `scale`, drawn per image (mmcv's RandomResize).
+    pub ratio: Option<(f64, f64)>,
+    pub keep_ratio: bool,
+    /// Widths of the top, bottom, left and right margins of the resized image that the valid mask leaves out.
+    pub margins: Option<[usize; 4]>,
+    pub crop: (usize, usize),
+    pub cat_max_ratio: f64,
+    pub ignore: u8,
+    /// Fill what is missing of a crop with this colour (BGR); None: an image smaller than the crop is an error.
+    pub fill: Option<[u8; 3]>,
+    /// Probability of a horizontal flip; None draws nothing.
+    pub flip: Option<f64>,
+}
+
+/// An image: a file, or pixels that were decoded elsewhere.
+pub enum Image<'a> {
+    File(PathBuf),
+    /// [H, W, 3]; `bgr` says whether blue or red comes first.
+    Pixels {
+        pixels: ArrayView3<'a, u8>,
+        bgr: bool,
+    },
+}
+
+/// A label: a file with its table to train ids, or train ids.
+pub enum Label<'a> {
+    File { path: PathBuf, table: &'a IdTable },
+    Ids(ArrayView2<'a, u8>),
+}
+
+/// Train id of each stored id, and which stored ids a pixel may have.
+pub struct IdTable {
+    pub train: [u8; 256],
+    pub allowed: [bool; 256],
+}
+
+/// One training sample.
+pub struct Sample {
+    /// [3, h, w] in BGR order.
+    pub image: Array3<u8>,
+    pub label: Option<Array2<u8>>,
+    /// 1 where pseudo-labels may count.
+    pub valid: Option<Array2<u8>>,
+    pub stored: (usize, usize),
+    pub resized: (usize, usize),
+    pub scale: Option<(usize, usize)>,
+    pub flipped: bool,
+    /// 32-bit words the draws have used.
+    pub words: u64,
+}
+
+/// Buffers that a thread keeps from image to image: fresh pages for 10 MB cost as much as resizing.
+#[derive(Default)]
+struct Scratch {
+    file: Vec<u8>,
+    image: Vec<u8>,
+    label: Vec<u8>,
+    ids: Vec<u8>,
+    crop: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Loads one sample; None where a file needs another decoder.
+///
+/// `name` is what error messages call the image. `seed` are the words NumPy's legacy generator is seeded with.
+pub fn load(
+    image: &Image,
+    label: Option<&Label>,
+    plan: &Plan,
+    seed: &[u32],
+    wanted: Option<Wanted>,
+    name: &str,
+) -> Result<Option<Sample>> {
+    SCRATCH.with(|scratch| load_with(&mut scratch.borrow_mut(), image, label, plan, seed, wanted, name))
+}
+
+fn load_with(
+    scratch: &mut Scratch,
+    image: &Image,
+    label: Option<&Label>,
+    plan: &Plan,
+    seed: &[u32],
+    wanted: Option<Wanted>,
+    name: &str,
+) -> Result<Option<Sample>> {
+    let Scratch { file, image: image_rows, label: label_rows, ids, crop } = scratch;
+    let stored = match image {
+        Image::Pixels { pixels, .. } => (pixels.dim().0, pixels.dim().1),
+        Image::File(path) => match png::inflate(path, png::Kind::Colour, file, image_rows) {
+            Some(size) => size,
+            None => return Ok(None),
+        },
+    };
+    let mut draws = NumpyDraws::new(seed);
+    let scale = plan.scale(&mut draws);
+    let resized = plan.resized(stored, scale)?;
+    let window = choice::window(plan, resized, name)?;
+
+    let map = match label {
+        None => None,
+        Some(label) => {
+            let Some(size) = label.read(file, label_rows, ids) else { return Ok(None) };
+            if size != stored {
+                return Ok(None);
+            }
+            Some(Map::resized(ids, stored, resized, label_rows))
+        }
+    };
+    let (top, left) = choice::choose(map.as_ref(), plan, window, wanted, &mut draws, crop);
+    let flipped = plan.flip.is_some_and(|probability| draws.happens(probability));
+
+    let region = resize::Region { top, left, stored, resized, crop: plan.crop, flipped };
+    let mut planes = Array3::from_elem((3, plan.crop.0, plan.crop.1), 0);
+    if let Some(fill) = plan.fill {
+        planes.outer_iter_mut().zip(fill).for_each(|(mut plane, value)| plane.fill(value));
+    }
+    match image {
+        Image::Pixels { pixels, bgr } => {
+            let rows = photo::Pixels { pixels: *pixels };
+            photo::cut(&rows, &region, *bgr, &mut planes);
+        }
+        Image::File(_) => {
+            let (rows, columns) = region.reach();
+            let stride = 1 + 3 * stored.1;
+            if !filters::undo(image_rows, stride, rows, 3 * columns, 3) {
+                return Ok(None);
+            }
+            photo::cut(&photo::Rows { bytes: image_rows, stride }, &region, false, &mut planes);
+        }
+    }
+    let label = map.map(|map| map.cut(&region, plan.ignore));
+    let valid = plan.margins.map(|margins| choice::valid(margins, &region));
+    Ok(Some(Sample { image: planes, label, valid, stored, resized, scale, flipped, words: draws.used() }))
+}
+
+impl Label<'_> {
+    /// Train ids into `ids`; their (height, width), or None where another decoder or a message is called for.
+    fn read(&self, file: &mut Vec<u8>, rows: &mut Vec<u8>, ids: &mut Vec<u8>) -> Option<(usize, usize)> {
+        ids.clear();
+        match self {
+            Label::Ids(given) => {
+                ids.extend(given.iter());
+                Some(given.dim())
+            }
+            Label::File { path, table } => {
+                let (height, width) = png::inflate(path, png::Kind::Ids, file, rows)?;
+                if !filters::undo(rows, 1 + width, height, width, 1) {
+                    return None;
+                }
+                rows[..height * (1 + width)].chunks_exact(1 + width).for_each(|row| ids.extend_from_slice(&row[1..]));
+                let counts = choice::count(ids);
+                let present = || (0..256).filter(|&id| counts[id] > 0);
+                if present().any(|id| !table.allowed[id]) {
+                    return None;
+                }
+                if present().any(|id| table.train[id] as usize != id) {
+                    ids.iter_mut().for_each(|id| *id = table.train[*id as usize]);
+                }
+                Some((height, width))
+            }
+        }
+    }
+}
+
+impl Plan {
+    fn scale(&self, draws: &mut NumpyDraws) -> Option<(usize, usize)> {
+        let (width, height) = self.scale?;
+        Some(match self.ratio {
+            None => (width, height),
+            Some((low, high)) => {
+                let ratio = draws.uniform() * (high - low) + low;
+                ((width as f64 * ratio) as usize, (height as f64 * ratio) as usize)
+            }
+        })
+    }
+
+    /// Size after resizing, as mmcv rounds it.
+    fn resized(&self, stored: (usize, usize), scale: Option<(usize, usize)>) -> Result<(usize, usize)> {
+        let Some((width, height)) = scale else { return Ok(stored) };
+        let resized = if self.keep_ratio {
+            let (long, short) = (width.max(height) as f64, width.min(height) as f64);
+            let factor = (long / stored.0.max(stored.1) as f64).min(short / stored.0.min(stored.1) as f64);
+            let scaled = |length: usize| (length as f64 * factor + 0.5) as usize;
+            (scaled(stored.0), scaled(stored.1))
+        } else {
+            (height, width)
+        };
+        if resized.0 == 0 || resized.1 == 0 {
+            return Err(Error::value(format!(
+                "resize: an image of {}x{} (height x width) would become {}x{}",
+                stored.0, stored.1, resized.0, resized.1
+            )));
+        }
+        Ok(resized)
+    }
+}
