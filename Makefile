@@ -10,7 +10,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-scaling bench-toy wheel clean
+.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-loader bench-scaling bench-toy wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ fuzz: build  ## property tests with a hundred thousand cases each
 
 bench: build  ## kernels beside their plain-PyTorch twins: ratio and peak memory
 	$(BIN)/python benchmarks/kernels.py
+
+bench-loader: build  ## from files to training tensors, beside mmsegmentation's pipeline, one core each
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/loader.py
 
 bench-scaling: build  ## exact contrast against the number of pixels: table and docs/scaling.svg
 	$(BIN)/python benchmarks/scaling.py docs/scaling.svg

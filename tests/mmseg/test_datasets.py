@@ -23,8 +23,8 @@ from mmseg.utils import register_all_modules
 import pipa.mmseg  # noqa: F401
 from pipa import imagefile
 from pipa.imagefile import DataError
-from pipa.mmseg.datasets import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, inside
 from pipa.mmseg import fused
+from pipa.mmseg.datasets import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, inside
 from pipa.mmseg.draws import Draw, DrawSampler
 from pipa.mmseg.folder import load_classes
 from pipa.mmseg.metrics import DomainIoUMetric

@@ -25,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "hrda": dict(kind="hrda"),
     "daformer, one worker": dict(workers=1),
     "hrda, one worker": dict(kind="hrda", workers=1),
+    "daformer, loader threads": dict(loader_threads=2),
     "memory bank": dict(pixel_memory_bank=16),
     "target patches": dict(patch_source="target", mix_classes="batch"),
 }

@@ -4,7 +4,8 @@
 
 `DrawSampler` knows its next draws; it has threads make their samples and hands the draws out one by one; the data set
 then finds the sample ready, or waits for it. Nothing is pickled, no shared memory is used and no process is forked. It
-needs a pipeline that runs natively (see fused.py): that code leaves the interpreter lock and the global generators alone.
+needs a pipeline that runs natively (see fused.py): that code leaves the interpreter lock and the global generators
+alone.
 """
 
 from __future__ import annotations

@@ -127,12 +127,15 @@ class Fused:
 
     def _start(self, info: dict, seed: list[int], wanted: tuple[int, float, int] | None) -> tuple[dict, int]:
         name, table = info["img_path"], self._ids(info)
-        out = None
-        if not self.label or table is not None:
-            label = None if self.label is None else info["seg_map_path"]
-            out = self._native(name, name, label, seed, table, wanted)
-        if out is None:
-            out = self._from_pixels(info, seed, wanted)
+        native = not self.label or table is not None
+        label = info["seg_map_path"] if self.label is not None and native else None
+        out = self._native(name, name, label, seed, table, wanted) if native else None
+        if out is None:  # not two ordinary PNGs: read what is not, or say what is wrong with it
+            pixels, bgr = imagefile.read_pixels(name, self.image.convert)
+            out = self._native(name, pixels, label, seed, table, wanted, bgr) if native else None
+            if out is None:
+                label = self._label(info, pixels)
+                out = self._native(name, pixels, label, seed, None, wanted, bgr)
         image, label, valid, stored, resized, scale, flipped, words = out
         results = info
         results["img"] = image.transpose(1, 2, 0)
@@ -164,22 +167,18 @@ class Fused:
         ignore = load.ignore_index if load.ignore_index is not None else info.get("ignore_index", 255)
         return _table(classes, ignore, _pairs(info.get("id_map")), _pairs(info.get("label_map")))
 
-    def _from_pixels(self, info: dict, seed: list[int], wanted: tuple[int, float, int] | None) -> tuple:
-        """For files the native reader does not take: read them as LoadImage and LoadLabel do, or say what is wrong."""
-        name = info["img_path"]
-        pixels, bgr = imagefile.read_pixels(name, self.image.convert)
-        label = None
-        if self.label is not None:
-            sample = dict(info, img=pixels, img_shape=pixels.shape[:2], ori_shape=pixels.shape[:2], seg_fields=[])
-            label = self.label.transform(sample)["gt_seg_map"]
-            if label.dtype != np.uint8:
-                if label.max(initial=0) > 255:
-                    raise DataError(
-                        f"{info['seg_map_path']}: label ids above 255 need a pipeline of single transforms: set "
-                        "fuse=False on the data set"
-                    )
-                label = label.astype(np.uint8)
-        return self._native(name, pixels, label, seed, None, wanted, bgr)
+    def _label(self, info: dict, pixels: np.ndarray) -> np.ndarray | None:
+        """The label as LoadLabel reads it."""
+        if self.label is None:
+            return None
+        sample = dict(info, img=pixels, img_shape=pixels.shape[:2], ori_shape=pixels.shape[:2], seg_fields=[])
+        label = self.label.transform(sample)["gt_seg_map"]
+        if label.max(initial=0) > 255:
+            raise DataError(
+                f"{info['seg_map_path']}: label ids above 255 need a pipeline of single transforms: set fuse=False on "
+                "the data set"
+            )
+        return label.astype(np.uint8, copy=False)
 
     def _native(self, name: str, image: Any, label: Any, seed: Any, table: Any, wanted: Any, bgr: bool = True) -> Any:
         try:

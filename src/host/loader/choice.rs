@@ -14,7 +14,8 @@ pub fn count(ids: &[u8]) -> [u64; 256] {
     let mut counts = [0; 256];
     let mut blocks = ids.chunks_exact(8);
     for block in &mut blocks {
-        if block == [block[0]; 8] {
+        let eight = <[u8; 8]>::try_from(block).unwrap_or_default(); // always eight
+        if u64::from_ne_bytes(eight) == u64::from_ne_bytes([eight[0]; 8]) {
             counts[block[0] as usize] += 8;
         } else {
             block.iter().for_each(|&id| counts[id as usize] += 1);

@@ -1,7 +1,8 @@
 //! Undoes the row filters of a PNG, in place, for the rows and columns that are needed.
 //!
-//! A Paeth pixel needs its left neighbour, so a row is one long chain of additions and comparisons. Four rows are
-//! undone at once, each one pixel behind the one above it, in the lanes of one vector: four pixels per link of the chain.
+//! A Paeth pixel needs its left neighbour, so a row is one long chain of additions and comparisons. Eight rows are
+//! undone at once, each one pixel behind the one above it, in the lanes of two vectors: eight pixels per link of the
+//! chain.
 
 use super::png::SLACK;
 
@@ -15,9 +16,12 @@ pub fn undo(data: &mut [u8], stride: usize, rows: usize, bytes: usize, step: usi
     }
     let mut row = 0;
     while row < rows {
-        if step == 3 && row > 0 && row + 4 <= rows && four(&mut data[(row - 1) * stride..], stride, bytes / 3) {
-            row += 4;
-            continue;
+        if step == 3 && row > 0 {
+            let done = several(&mut data[(row - 1) * stride..], stride, rows - row, bytes / 3);
+            if done > 0 {
+                row += done;
+                continue;
+            }
         }
         let (above, this) = data.split_at_mut(row * stride);
         let above = if row == 0 { &[] } else { &above[(row - 1) * stride + 1..][..bytes] };
@@ -40,9 +44,11 @@ fn runs(filter: u8, above: &[u8], row: &mut [u8]) {
     }
     let (mut left, mut corner) = (0u8, 0u8);
     for (block, up) in row.chunks_mut(8).zip(above.chunks(8)) {
-        if corner == left && block == &[0; 8][..block.len()] && up == &[left; 8][..up.len()] {
-            block.fill(left);
-            continue;
+        if let (true, Ok(eight), Ok(over)) = (corner == left, <&mut [u8; 8]>::try_from(&mut *block), up.try_into()) {
+            if u64::from_ne_bytes(*eight) == 0 && u64::from_ne_bytes(over) == u64::from_ne_bytes([left; 8]) {
+                *eight = [left; 8];
+                continue;
+            }
         }
         for (value, &up) in block.iter_mut().zip(up) {
             let predicted = match filter {
@@ -106,87 +112,135 @@ fn paeth(left: i16, up: i16, corner: i16) -> i16 {
     }
 }
 
-/// Four RGB rows below a finished one, which `data` begins with; false where this machine or these rows are better
-/// served one by one.
-fn four(data: &mut [u8], stride: usize, pixels: usize) -> bool {
+/// RGB rows below a finished one, which `data` begins with; how many were undone: 0 where this machine or these rows
+/// are better served one by one.
+fn several(data: &mut [u8], stride: usize, rows: usize, pixels: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    {
-        let filters = [1, 2, 3, 4].map(|row| data[row * stride]);
-        let chained = filters.iter().any(|&filter| filter != 0 && filter != 2);
-        if chained && pixels >= 4 && is_x86_feature_detected!("avx2") {
-            // The vector code reads four bytes per pixel: one more than there are.
-            assert!(3 * pixels < stride && data.len() > 4 * stride + 3 * pixels + 1);
+    if rows >= 4 && pixels >= 8 && is_x86_feature_detected!("avx2") {
+        let together = if rows >= 8 { 8 } else { 4 };
+        let chained = (1..=together).any(|row| !matches!(data[row * stride], 0 | 2));
+        // The vector code reads four bytes per pixel: one more than there are.
+        if chained && 3 * pixels < stride && data.len() > together * stride + 3 * pixels + 1 {
             // SAFETY: avx2 was found, and the sizes were checked above.
-            unsafe { x86::four(data, stride, pixels, filters) };
-            return true;
+            unsafe {
+                if together == 8 {
+                    x86::together::<2>(data, stride, pixels);
+                } else {
+                    x86::together::<1>(data, stride, pixels);
+                }
+            }
+            return together;
         }
     }
-    let _ = (data, stride, pixels);
-    false
+    let _ = (data, stride, rows, pixels);
+    0
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    /// Step t handles pixel t - k of row k. A vector holds 4 rows x (3 channels + one lane of rubbish).
-    ///
-    /// # Safety
-    /// Needs avx2, and `data` must hold 4 * stride + 3 * pixels + 2 bytes: the finished row and the four below it.
-    #[target_feature(enable = "avx2")]
-    pub unsafe fn four(data: &mut [u8], stride: usize, pixels: usize, filters: [u8; 4]) {
-        let above = data.as_mut_ptr().add(1);
-        let row: [*mut u8; 4] = [1, 2, 3, 4].map(|k| above.add(k * stride));
-        let mask = |filter: u8| {
-            let lanes = filters.map(|f| if f == filter { -1i64 } else { 0 });
-            _mm256_set_epi64x(lanes[3], lanes[2], lanes[1], lanes[0])
-        };
-        let (sub, up_mask, average, paeth) = (mask(1), mask(2), mask(3), mask(4));
-        let byte = _mm256_set1_epi16(0xff);
-        let (mut left, mut corner) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-        for t in 0..pixels + 3 {
-            let mut words = [0u32; 4];
-            let inside = t >= 3 && t < pixels;
-            for k in 0..4 {
-                if inside || (t >= k && t - k < pixels) {
-                    words[k] = row[k].add(3 * (t - k)).cast::<u32>().read_unaligned();
-                }
-            }
-            let top = if t < pixels { above.add(3 * t).cast::<u32>().read_unaligned() } else { 0 };
-            let raw =
-                _mm256_cvtepu8_epi16(_mm_set_epi32(words[3] as i32, words[2] as i32, words[1] as i32, words[0] as i32));
-            let first = _mm256_cvtepu8_epi16(_mm_cvtsi32_si128(top as i32));
-            // What a row made in the last step lies above what the next row makes now.
-            let up = _mm256_blend_epi32::<0b11>(_mm256_permute4x64_epi64::<0b10_01_00_00>(left), first);
+    /// What 4 x GROUPS rows carry from pixel to pixel. A vector holds 4 rows x (3 channels + one lane of rubbish).
+    struct Chain<const GROUPS: usize> {
+        above: *const u8,
+        rows: [[*mut u8; 4]; GROUPS],
+        pixels: usize,
+        /// Lanes of the rows that are filtered with Sub, Up, Average and Paeth.
+        filters: [[__m256i; 4]; GROUPS],
+        left: [__m256i; GROUPS],
+        corner: [__m256i; GROUPS],
+    }
 
-            let tripled = _mm256_sub_epi16(_mm256_add_epi16(corner, _mm256_add_epi16(corner, corner)), up);
-            let threshold = _mm256_sub_epi16(tripled, left);
-            let (low, high) = (_mm256_min_epi16(left, up), _mm256_max_epi16(left, up));
-            let inner = _mm256_blendv_epi8(low, corner, _mm256_cmpgt_epi16(high, threshold));
-            let nearest = _mm256_blendv_epi8(high, inner, _mm256_cmpgt_epi16(threshold, low));
-            let mean = _mm256_srli_epi16::<1>(_mm256_add_epi16(left, up));
-            let predicted = _mm256_or_si256(
-                _mm256_or_si256(_mm256_and_si256(nearest, paeth), _mm256_and_si256(left, sub)),
-                _mm256_or_si256(_mm256_and_si256(up, up_mask), _mm256_and_si256(mean, average)),
-            );
-            let mut made = _mm256_and_si256(_mm256_add_epi16(raw, predicted), byte);
-            if t < 3 {
-                // Left of the first pixel there is nothing.
-                let lanes = [0, 1, 2, 3].map(|k| if k <= t { -1i64 } else { 0 });
-                made = _mm256_and_si256(made, _mm256_set_epi64x(lanes[3], lanes[2], lanes[1], lanes[0]));
-            }
-            let packed = _mm256_packus_epi16(made, made);
-            let lower = _mm_cvtsi128_si64(_mm256_castsi256_si128(packed)) as u64;
-            let upper = _mm_cvtsi128_si64(_mm256_extracti128_si256::<1>(packed)) as u64;
-            let results = [lower as u32, (lower >> 32) as u32, upper as u32, (upper >> 32) as u32];
-            for k in 0..4 {
-                if inside || (t >= k && t - k < pixels) {
-                    let target = row[k].add(3 * (t - k));
-                    target.cast::<u16>().write_unaligned(results[k] as u16);
-                    target.add(2).write((results[k] >> 16) as u8);
+    /// # Safety
+    /// Needs avx2, pixels >= 4 * GROUPS, and in `data` 4 * GROUPS * stride + 3 * pixels + 2 bytes: the finished row and
+    /// the rows below it.
+    #[target_feature(enable = "avx2")]
+    pub unsafe fn together<const GROUPS: usize>(data: &mut [u8], stride: usize, pixels: usize) {
+        let row = |group: usize, k: usize| (4 * group + k + 1) * stride;
+        let filters: [[u8; 4]; GROUPS] = std::array::from_fn(|group| std::array::from_fn(|k| data[row(group, k)]));
+        let start = data.as_mut_ptr();
+        let mut chain = Chain::<GROUPS> {
+            above: start.add(1),
+            rows: std::array::from_fn(|group| std::array::from_fn(|k| start.wrapping_add(row(group, k) + 1))),
+            pixels,
+            filters: filters.map(|four| [1, 2, 3, 4].map(|kind| lanes(four.map(|filter| filter == kind)))),
+            left: [_mm256_setzero_si256(); GROUPS],
+            corner: [_mm256_setzero_si256(); GROUPS],
+        };
+        let lag = 4 * GROUPS - 1;
+        for t in 0..lag {
+            chain.step::<false>(t);
+        }
+        for t in lag..pixels {
+            chain.step::<true>(t);
+        }
+        for t in pixels..pixels + lag {
+            chain.step::<false>(t);
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn lanes(rows: [bool; 4]) -> __m256i {
+        let [a, b, c, d] = rows.map(|on| if on { -1 } else { 0 });
+        _mm256_set_epi64x(d, c, b, a)
+    }
+
+    impl<const GROUPS: usize> Chain<GROUPS> {
+        /// Pixel t - k of each row k; with `ALL`, all lie inside of the image.
+        ///
+        /// # Safety
+        /// As `together`; t counts up from 0 to pixels + 4 * GROUPS - 2.
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        unsafe fn step<const ALL: bool>(&mut self, t: usize) {
+            let pixels = self.pixels;
+            let inside = |k: usize| ALL || (t >= k && t - k < pixels);
+            let over = if inside(0) { self.above.add(3 * t).cast::<i32>().read_unaligned() } else { 0 };
+            // What a row made in the last step lies above what the next row makes now.
+            let mut over = _mm256_cvtepu8_epi16(_mm_cvtsi32_si128(over));
+            for group in 0..GROUPS {
+                let first = 4 * group;
+                let word = |k: usize| {
+                    if inside(first + k) {
+                        self.rows[group][k].add(3 * (t - first - k)).cast::<i32>().read_unaligned()
+                    } else {
+                        0
+                    }
+                };
+                let raw = _mm256_cvtepu8_epi16(_mm_set_epi32(word(3), word(2), word(1), word(0)));
+                let (left, corner) = (self.left[group], self.corner[group]);
+                let up = _mm256_blend_epi32::<0b11>(_mm256_permute4x64_epi64::<0b10_01_00_00>(left), over);
+                over = _mm256_permute4x64_epi64::<0b11>(left);
+
+                let tripled = _mm256_sub_epi16(_mm256_add_epi16(corner, _mm256_add_epi16(corner, corner)), up);
+                let threshold = _mm256_sub_epi16(tripled, left);
+                let (low, high) = (_mm256_min_epi16(left, up), _mm256_max_epi16(left, up));
+                let inner = _mm256_blendv_epi8(low, corner, _mm256_cmpgt_epi16(high, threshold));
+                let nearest = _mm256_blendv_epi8(high, inner, _mm256_cmpgt_epi16(threshold, low));
+                let mean = _mm256_srli_epi16::<1>(_mm256_add_epi16(left, up));
+                let [sub, up_too, average, paeth] = self.filters[group];
+                let predicted = _mm256_or_si256(
+                    _mm256_or_si256(_mm256_and_si256(nearest, paeth), _mm256_and_si256(left, sub)),
+                    _mm256_or_si256(_mm256_and_si256(up, up_too), _mm256_and_si256(mean, average)),
+                );
+                let mut made = _mm256_and_si256(_mm256_add_epi16(raw, predicted), _mm256_set1_epi16(0xff));
+                if !ALL && t < first + 3 {
+                    // Left of the first pixel there is nothing.
+                    made = _mm256_and_si256(made, lanes([0, 1, 2, 3].map(|k| t >= first + k)));
                 }
+                let packed = _mm256_packus_epi16(made, made);
+                let upper = _mm_cvtsi128_si64(_mm256_castsi256_si128(packed)) as u64;
+                let lower = _mm_cvtsi128_si64(_mm256_extracti128_si256::<1>(packed)) as u64;
+                for (k, value) in [upper, upper >> 32, lower, lower >> 32].into_iter().enumerate() {
+                    if inside(first + k) {
+                        // Two writes: a fourth byte would belong to the next pixel, which is still filtered.
+                        let target = self.rows[group][k].add(3 * (t - first - k));
+                        target.cast::<u16>().write_unaligned(value as u16);
+                        target.add(2).write((value >> 16) as u8);
+                    }
+                }
+                (self.left[group], self.corner[group]) = (made, up);
             }
-            (left, corner) = (made, up);
         }
     }
 }
@@ -221,7 +275,7 @@ mod tests {
     fn equal_to_the_definition() {
         let mut rng = Rng::new(3);
         for case in 0..200 {
-            let (rows, pixels) = (1 + rng.below(14).expect("n"), 1 + rng.below(19).expect("n"));
+            let (rows, pixels) = (1 + rng.below(22).expect("n"), 1 + rng.below(29).expect("n"));
             let step = if case % 4 == 0 { 1 } else { 3 };
             let stride = 1 + step * pixels;
             let mut data: Vec<u8> = (0..rows * stride + SLACK).map(|_| rng.u64() as u8).collect();

@@ -97,11 +97,11 @@ fn margins_move_with_the_crop() {
 #[test]
 fn retries_look_for_the_class_on_the_label_only() {
     let mut ids = Array2::<u8>::zeros((64, 64));
-    ids.slice_mut(ndarray::s![..8, ..8]).fill(3);
+    ids.slice_mut(ndarray::s![..16, ..16]).fill(3);
     let image = pixels(64, 64);
     let (image, label) = (Image::Pixels { pixels: image.view(), bgr: true }, Label::Ids(ids.view()));
     let found = |wanted: Option<Wanted>| {
-        (0..40u32)
+        (0..80u32)
             .filter(|&seed| {
                 let sample = load(&image, Some(&label), &plan((32, 32)), &[seed], wanted, "x").expect("loads");
                 sample.and_then(|s| s.label).is_some_and(|label| label.iter().filter(|&&id| id == 3).count() > 20)
