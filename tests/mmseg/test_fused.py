@@ -18,12 +18,15 @@ import layouts
 pytest.importorskip("mmseg")
 
 from mmcv.transforms import BaseTransform, Compose
+from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import DATASETS
 from mmseg.utils import register_all_modules
 
 import pipa.mmseg
+from pipa.configs import list_configs, path_of
 from pipa.imagefile import DataError
+from pipa.mmseg.data_check import innermost
 from pipa.mmseg.draws import Draw
 from pipa.mmseg.fused import Fused, fuse
 
@@ -134,6 +137,16 @@ def test_other_files_and_labels(kind: str, root: Path, tmp_path: Path) -> None:
         draw = Draw(number % 2, 3, 0, number)
         native, single = built(tmp_path / "d", steps, **kwargs), built(tmp_path / "d", steps, fuse=False, **kwargs)
         assert_same(native[draw], single[draw])
+
+
+@pytest.mark.parametrize("name", [name for name, _ in list_configs() if "_self_training" in name or "idda" in name])
+def test_shipped_trainings_run_natively(name: str) -> None:
+    config = Config.fromfile(str(path_of(name)))
+    for loader_config in (config.train_dataloader, config.get("target_dataloader")):
+        if loader_config is not None:
+            found = fuse(Compose(innermost(loader_config["dataset"])["pipeline"]).transforms)
+            assert found is not None
+            assert not found.loud
 
 
 def test_what_is_not_of_the_form_runs_as_before() -> None:
