@@ -50,7 +50,7 @@ impl AnchorSampler {
     pub fn draw(&self, label_bhw: &Tensor, prediction_bhw: Option<&Tensor>, rng: &mut Rng) -> Result<Anchors> {
         let pixels: i64 = label_bhw.size().iter().product();
         let draws: Vec<f32> = (0..pixels).map(|_| rng.uniform(0.0, 1.0) as f32).collect();
-        let priority_p = Tensor::f_from_slice(&draws)?.f_to_device(label_bhw.device())?;
+        let priority_p = Tensor::f_from_slice(&draws)?.f_to_device_(label_bhw.device(), Kind::Float, true, false)?;
         self.choose(label_bhw, prediction_bhw, &priority_p.f_view(label_bhw.size().as_slice())?)
     }
 

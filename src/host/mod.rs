@@ -5,6 +5,7 @@
 
 pub mod confusion;
 pub mod convert;
+pub mod depthwise;
 pub mod labels;
 pub mod loader;
 pub mod math;

@@ -166,7 +166,9 @@ pub fn nearest(map_bhw: &Tensor, height: i64, width: i64) -> Result<Tensor> {
         if from != to {
             let scale = from as f32 / to as f32;
             let source: Vec<i64> = (0..to).map(|i| ((i as f32 * scale) as i64).min(from - 1)).collect();
-            map_bhw = map_bhw.f_index_select(dim, &Tensor::f_from_slice(&source)?.f_to_device(map_bhw.device())?)?;
+            // Not blocking: an accelerator takes the list when it gets there, the host goes on.
+            let source = Tensor::f_from_slice(&source)?.f_to_device_(map_bhw.device(), Kind::Int64, true, false)?;
+            map_bhw = map_bhw.f_index_select(dim, &source)?;
         }
     }
     Ok(map_bhw)

@@ -4,7 +4,7 @@
 use super::door::{enter, T};
 use crate::augment::{self, AugmentDraw, JitterDraw, StrongAugment};
 use crate::error::{Error, Result};
-use crate::host::{self, confusion};
+use crate::host::{self, confusion, depthwise as holes};
 use crate::loss::feature_distance::{self, FeatureDistance};
 use crate::loss::segmentation::{self, Average};
 use crate::masking;
@@ -226,6 +226,17 @@ fn class_counts(py: Python<'_>, label: T, num_classes: i64, ignore_index: i64) -
     enter(py, move || confusion::class_counts(&label.0, num_classes, ignore_index).map(T))
 }
 
+/// Depthwise 3x3 convolution on host memory; `mirrored` gives the gradient of the input from that of the output.
+#[pyfunction]
+fn depthwise(py: Python<'_>, map: T, weight: T, dilation: i64, mirrored: bool) -> PyResult<T> {
+    enter(py, move || holes::depthwise(&map.0, &weight.0, dilation, mirrored).map(T))
+}
+
+#[pyfunction]
+fn depthwise_weight_gradient(py: Python<'_>, map: T, grad: T, dilation: i64) -> PyResult<T> {
+    enter(py, move || holes::depthwise_weight_gradient(&map.0, &grad.0, dilation).map(T))
+}
+
 /// Sends CPU tensors to the libtorch path (False) or the fused host kernels (True, the default); for tests.
 #[pyfunction]
 fn _set_fused(on: bool) -> bool {
@@ -252,6 +263,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(feature_distance_loss, m)?)?;
     m.add_function(wrap_pyfunction!(confusion_matrix, m)?)?;
     m.add_function(wrap_pyfunction!(class_counts, m)?)?;
+    m.add_function(wrap_pyfunction!(depthwise, m)?)?;
+    m.add_function(wrap_pyfunction!(depthwise_weight_gradient, m)?)?;
     m.add_function(wrap_pyfunction!(_set_fused, m)?)?;
     Ok(())
 }

@@ -132,8 +132,8 @@ impl Step {
                 )));
             }
             let flat: Vec<f32> = uniform.iter().flatten().map(|&u| u as f32).collect();
-            let uniform =
-                Tensor::f_from_slice(&flat)?.f_reshape([-1, 1, rows, columns])?.f_to_device(batch.target.device())?;
+            let uniform = Tensor::f_from_slice(&flat)?.f_reshape([-1, 1, rows, columns])?;
+            let uniform = uniform.f_to_device_(batch.target.device(), Kind::Float, true, false)?;
             let image = if draws.mask_augment.is_empty() {
                 batch.target.shallow_clone()
             } else {

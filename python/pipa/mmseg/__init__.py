@@ -37,6 +37,7 @@ from pipa.mmseg.hrda_head import HRDAHead
 from pipa.mmseg.hrda_segmentor import HRDAEncoderDecoder
 from pipa.mmseg.metrics import DomainIoUMetric
 from pipa.mmseg.mit import MiT
+from pipa.mmseg.precision import AutocastOptimWrapper
 from pipa.mmseg.rcs import RareClassSampling
 from pipa.mmseg.timm_backbone import TimmEncoder
 from pipa.mmseg.transforms import LoadImage, LoadLabel, PackUnlabelled, PseudoMargins, SyncCrop

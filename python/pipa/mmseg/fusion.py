@@ -20,6 +20,8 @@ from mmseg.models.decode_heads.sep_aspp_head import DepthwiseSeparableASPPModule
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
+from pipa.mmseg.depthwise import use_kernel
+
 Config = dict[str, Any]
 RELU: Config = {"type": "ReLU"}
 
@@ -76,6 +78,7 @@ class ASPP(nn.Module):
         self.aspp_modules = branches(
             dilations=tuple(dilations), in_channels=in_channels, channels=channels, conv_cfg=None, **conv
         )
+        use_kernel(self.aspp_modules)
         self.bottleneck = ConvModule(count * channels, channels, 3, padding=1, **conv)
 
     def forward(self, x_bdhw: Tensor) -> Tensor:

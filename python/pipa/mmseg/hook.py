@@ -36,6 +36,7 @@ from pipa.mmseg.nonfinite import NonFiniteGuard
 from pipa.mmseg.projection import feature_channels
 from pipa.mmseg.signals import isolate
 from pipa.mmseg.sliding import TorchDraws
+from pipa.mmseg.tuning import Tuning
 from pipa.step import PipaStep, default_settings, frozen_copy, native_step
 
 # Words of random numbers one iteration may use. Iteration t starts at word t * WORDS of its stream, so a resumed run
@@ -54,6 +55,9 @@ OWN_ARGUMENTS: dict[str, Any] = {
     "nonfinite": "stop",
     "nonfinite_limit": 10,
     "num_classes": None,
+    "compile": False,
+    "activation_checkpointing": [],
+    "channels_last": False,
 }
 
 
@@ -76,6 +80,7 @@ class PipaHook(Hook):
             processes. The batch is kept in ``work_dir/nonfinite_iter_N.pt``.
         nonfinite_limit: with "skip", so many iterations in a row stop the training.
         num_classes: number of classes; taken from the decode head when not given.
+        compile, activation_checkpointing, channels_last: see :class:`pipa.mmseg.tuning.Tuning`.
         **settings: settings of the iteration, see :func:`pipa.step.default_settings`. Mean and deviation of the images
             come from the model's data preprocessor.
 
@@ -116,6 +121,7 @@ class PipaHook(Hook):
         self.gradient_interval, self.check_interval = own["gradient_interval"], own["check_interval"]
         self.guard = NonFiniteGuard(own["nonfinite"], own["nonfinite_limit"])
         self.num_classes = own["num_classes"]
+        self.tuning = Tuning(own["compile"], own["activation_checkpointing"], own["channels_last"])
         self.options = {key: value for key, value in arguments.items() if key not in OWN_ARGUMENTS}
 
     # -- before training ---------------------------------------------------------------------------------------------
@@ -130,6 +136,7 @@ class PipaHook(Hook):
                 f"got {wrapper._accumulative_counts}; use a larger batch or more processes instead"
             )
         self._configure({**runner.cfg.get("pipa", {}), **self._arguments})
+        self.tuning.check(runner)
         if self.target_cfg is None:
             self.target_cfg = runner.cfg.get("target_dataloader")
         if self.target_cfg is None:
@@ -175,6 +182,7 @@ class PipaHook(Hook):
         if self._saved is not None:
             self._restore(runner, self._saved)
             self._saved = None
+        self.tuning.apply(core, self.pipa.teacher, self._imagenet)
         loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
         self._check_loaders(runner, loader)
         for sampler in (runner.train_dataloader.sampler, loader.sampler):
@@ -264,9 +272,9 @@ class PipaHook(Hook):
         due = self.check_interval > 0 and (runner.iter + 1) % self.check_interval == 0
         self._check = due or source["inputs"].device.type == "cpu"
         batch = {
-            "source": source["inputs"],
+            "source": self.tuning.image(source["inputs"]),
             "source_label": torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in source["data_samples"]]),
-            "target": target["inputs"],
+            "target": self.tuning.image(target["inputs"]),
             "valid_mask": valid_mask(target["data_samples"], target["inputs"].device),
         }
         self.guard.begin(core, self.pipa)

@@ -1,5 +1,8 @@
 """Mix Transformer (MiT) encoder of SegFormer, on top of mmsegmentation's.
 
+Tokens ``(B, N, D)`` as they lie in memory are a channels-last map ``(B, D, H, W)``: blocks and stages here pass from one
+to the other by a change of strides, where mmsegmentation copies.
+
 Shape suffixes: B batch, N tokens, M reduced tokens, D channels, H W size of the stage's map, E channels of one head.
 """
 
@@ -10,10 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixVisionTransformer
-from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw
+from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixFFN, MixVisionTransformer
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # Xie et al., SegFormer, NeurIPS 2021, table 6: channels of the first stage and blocks of each stage.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -43,7 +46,7 @@ class ReducedAttention(EfficientMultiheadAttention):
         """``x``: ``(B, N, D)`` with ``N = H * W``; returns ``identity + attention(x)``, ``(B, N, D)``."""
         key_bmd = x
         if self.sr_ratio > 1:
-            key_bmd = self.norm(nchw_to_nlc(self.sr(nlc_to_nchw(x, hw_shape))))
+            key_bmd = self.norm(as_tokens(self.sr(as_map(x, hw_shape))))
         attn = self.attn
         weight_q, weight_kv = attn.in_proj_weight.split((self.embed_dims, 2 * self.embed_dims))
         bias_q = bias_kv = None
@@ -60,6 +63,35 @@ class ReducedAttention(EfficientMultiheadAttention):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+class TokenFFN(MixFFN):
+    """Same parameters and result as its parent: 1x1 convolution, depthwise 3x3 convolution, activation, 1x1 convolution.
+
+    On tokens a 1x1 convolution is a linear map, so nothing is moved between the two layouts.
+    """
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], identity: Tensor | None = None) -> Tensor:
+        """``x``: ``(B, N, D)`` with ``N = H * W``; returns ``identity + ffn(x)``, ``(B, N, D)``."""
+        widen, depthwise, activate, drop, narrow, _ = self.layers
+        hidden = as_tokens(depthwise(as_map(pointwise(widen, x), hw_shape)))
+        out = drop(pointwise(narrow, drop(activate(hidden))))
+        return (x if identity is None else identity) + self.dropout_layer(out)
+
+
+def pointwise(conv: nn.Conv2d, tokens_bnd: Tensor) -> Tensor:
+    """A 1x1 convolution on tokens."""
+    return F.linear(tokens_bnd, conv.weight.flatten(1), conv.bias)
+
+
+def as_map(tokens_bnd: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    """``(B, N, D)`` as ``(B, D, H, W)``; for contiguous tokens a view in channels-last order."""
+    return tokens_bnd.transpose(1, 2).unflatten(2, hw_shape)
+
+
+def as_tokens(map_bdhw: Tensor) -> Tensor:
+    """``(B, D, H, W)`` as ``(B, N, D)``; for a channels-last map a contiguous view."""
+    return map_bdhw.flatten(2).transpose(1, 2)
+
+
 @MODELS.register_module()
 class MiT(MixVisionTransformer):
     """mmsegmentation's ``MixVisionTransformer`` with the layer-norm constants the published weights were trained with.
@@ -69,8 +101,9 @@ class MiT(MixVisionTransformer):
         drop_path_rate: stochastic depth; 0.1 as in SegFormer and DAFormer.
         kwargs: those of ``MixVisionTransformer``; they win over ``arch``.
 
-    Input ``(B, 3, H, W)``; output four maps at 1/4, 1/8, 1/16 and 1/32 of the size. Parameter names are those of
-    ``MixVisionTransformer``: its checkpoints load, and :mod:`pipa.mmseg.checkpoint` converts SegFormer's.
+    Input ``(B, 3, H, W)``; output four maps at 1/4, 1/8, 1/16 and 1/32 of the size, in channels-last order. Parameter
+    names are those of ``MixVisionTransformer``: its checkpoints load, and :mod:`pipa.mmseg.checkpoint` converts
+    SegFormer's. ``with_cp=True`` keeps one map per block for the backward pass and computes the rest again.
     """
 
     def __init__(self, arch: str | None = None, drop_path_rate: float = 0.1, **kwargs: Any) -> None:
@@ -99,6 +132,24 @@ class MiT(MixVisionTransformer):
                 )
                 if old.sr_ratio > 1:
                     _set_eps(block.attn.norm)
+                # Same layers, another order of memory.
+                block.ffn.__class__ = TokenFFN
+                # Done by this class: the parent's way breaks gradients that are asked for without `backward`.
+                block.with_cp = False
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        outs = []
+        for i, (patch_embed, blocks, norm) in enumerate(self.layers):
+            tokens, hw_shape = patch_embed(x)
+            for block in blocks:
+                if self.with_cp and torch.is_grad_enabled():
+                    tokens = checkpoint(block, tokens, hw_shape, use_reentrant=False)
+                else:
+                    tokens = block(tokens, hw_shape)
+            x = as_map(norm(tokens), hw_shape)
+            if i in self.out_indices:
+                outs.append(x)
+        return outs
 
     def init_weights(self) -> None:
         """As the parent's, but a local file of weights may be SegFormer's own and must hold every weight."""

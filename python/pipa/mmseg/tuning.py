@@ -1,0 +1,128 @@
+"""Settings that make the networks faster or smaller and leave their function as it is.
+
+They are applied to the networks after teacher and ImageNet model have been copied: what mmengine's own top-level keys of
+the same purpose put on the student, a copy would share with it, so that the teacher would run the student's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from operator import attrgetter
+from types import MethodType
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+# Top-level keys of mmengine; settings of the same name do their work here.
+MMENGINE_KEYS = ("compile", "activation_checkpointing")
+
+
+class Tuning:
+    """Speed and memory of student, teacher and ImageNet model.
+
+    Args:
+        compile: True, or arguments of ``torch.compile``: encoders and decode heads run compiled.
+        activation_checkpointing: names of modules of the model ("backbone", "decode_head.fuse_layer", ...) that keep
+            only their input for the backward pass and run again in it. Less memory, one more forward pass of the module.
+        channels_last: maps of the networks lie in memory pixel by pixel instead of channel by channel.
+    """
+
+    def __init__(
+        self, compile: bool | dict[str, Any], activation_checkpointing: str | Sequence[str], channels_last: bool
+    ) -> None:
+        self.compile = compile
+        self.modules = (
+            [activation_checkpointing] if isinstance(activation_checkpointing, str) else list(activation_checkpointing)
+        )
+        self.channels_last = channels_last
+        if self.compile and self.modules:
+            raise ValueError("compile, activation_checkpointing: choose one; compiled networks choose what they repeat")
+
+    def check(self, runner: Runner) -> None:
+        """Refuse mmengine's keys, of which one would be ignored in silence and the other train a wrong teacher.
+
+        Raises:
+            ValueError: names the key and the setting to use.
+        """
+        for key in MMENGINE_KEYS:
+            if runner.cfg.get(key):
+                raise ValueError(f"{key}: mmengine's key does not fit a network with a teacher; set pipa.{key} instead")
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for name in self.modules:
+            try:
+                attrgetter(name)(model)
+            except AttributeError as error:
+                raise ValueError(f"activation_checkpointing: the model has no module {name!r} ({error})") from error
+
+    def apply(self, student: nn.Module, *others: nn.Module | None) -> None:
+        """Change the networks in place; state dicts keep their names."""
+        networks = [student, *(other for other in others if other is not None)]
+        if self.channels_last:
+            for network in networks:
+                network.to(memory_format=torch.channels_last)
+        if self.compile:
+            options = self.compile if isinstance(self.compile, dict) else {}
+            for network in networks:
+                for part in parts(network):
+                    part.compile(**options)
+        for name in self.modules:
+            checkpoint_activations(attrgetter(name)(student))
+
+    def image(self, image_bchw: Tensor) -> Tensor:
+        """The image in the networks' order of memory."""
+        return image_bchw.contiguous(memory_format=torch.channels_last) if self.channels_last else image_bchw
+
+
+def parts(network: Any) -> Iterator[nn.Module]:
+    """Encoder, neck and decode heads: what is called as a whole, from maps to maps."""
+    for name in ("backbone", "neck", "decode_head", "auxiliary_head"):
+        part = getattr(network, name, None)
+        if part is None:
+            continue
+        # HRDA's head hands its inner heads more than maps; these are the ones that compute.
+        inner = [getattr(part, n, None) for n in ("head", "scale_attention")]
+        heads = part if isinstance(part, nn.ModuleList) else [m for m in inner if m is not None] or [part]
+        yield from heads
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Make ``module`` forget what it computes until the backward pass, and compute it again there.
+
+    Random numbers are the same in the second run, and batch norms count a batch once.
+    """
+    # A method, which a copy of the module rebinds to itself.
+    module.forward = MethodType(_forward_twice, module)  # type: ignore[method-assign]
+
+
+def _forward_twice(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    forward = partial(type(self).forward, self)
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), frozen_statistics(self)),
+        **kwargs,
+    )
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms use the batch's statistics and leave the running ones alone."""
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
