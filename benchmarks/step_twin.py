@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from kernels import twin_blur, twin_downscale, twin_ema, twin_jitter, twin_mask, twin_pseudo_label
 from torch import Tensor, nn
 
+from kernels import twin_blur, twin_downscale, twin_ema, twin_jitter, twin_mask
 from pipa._networks import quiet_train
 from pipa.mmseg.networks import SegOutput, backbone_features, crop, segmentor_outputs, teacher_logits
 
@@ -25,7 +25,12 @@ class TwinStep:
     """Networks, optimiser and settings of the twin. `settings`: those of the iteration, see docs/settings.md."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, imagenet: nn.Module, heads: nn.ModuleDict, settings: dict[str, Any]
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        imagenet: nn.Module,
+        heads: nn.ModuleDict,
+        settings: dict[str, Any],
     ) -> None:
         self.student, self.teacher, self.imagenet, self.heads = student, teacher, imagenet, heads
         self.settings = settings
@@ -67,7 +72,9 @@ class TwinStep:
     def _target(self, source: Tensor, label: Tensor, target: Tensor, draws: dict[str, Any]) -> dict[str, float]:
         with torch.no_grad():
             logits = teacher_logits(quiet_train(self.teacher), target).detach()
-            pseudo, weight = twin_pseudo_label(logits)
+            confidence, pseudo = torch.softmax(logits, dim=1).max(dim=1)
+            confident = confidence.ge(self.settings["threshold"]).long() == 1
+            weight = confident.sum().item() / pseudo.numel() * torch.ones(confidence.shape)
         mask = twin_mask(label[:, None], draws["classes"])
         for image in label:
             torch.unique(image).tolist()  # the classes to draw from
@@ -136,7 +143,9 @@ def augment(image: Tensor, draw: dict[str, Any]) -> Tensor:
 def pixel_contrast(embedding: Tensor, label: Tensor, prediction: Tensor, s: dict[str, Any]) -> Tensor:
     """Balanced sample, class by class; then all scores of the sample with itself."""
     size = embedding.shape[2:]
-    label, prediction = (F.interpolate(x[:, None].float(), size, mode="nearest")[:, 0].long() for x in (label, prediction))
+    label, prediction = (
+        F.interpolate(x[:, None].float(), size, mode="nearest")[:, 0].long() for x in (label, prediction)
+    )
     flat, predicted = label.flatten(), prediction.flatten()
     classes = [c for c in torch.unique(flat).tolist() if c != 255 and int((flat == c).sum().item()) > 1]
     if not classes:
