@@ -111,14 +111,15 @@ class Profiled(SegmentorNetworks):
         super().__init__(*args)
         self.spent: Counter[str] = Counter()
         self.cuts: list[list[tuple[Tensor, Tensor]]] = []
+        self.clock = time.process_time
         self.start()
 
     def start(self) -> None:
         self.previous: str | None = None
-        self.mark = time.perf_counter()
+        self.mark = self.clock()
 
     def _lap(self, part: str) -> None:
-        now = time.perf_counter()
+        now = self.clock()
         self.spent[part] += now - self.mark
         self.mark = now
 
@@ -228,10 +229,13 @@ def check(kind: str, batch: tuple[Tensor, Tensor, Tensor]) -> float:
     return max(difference.values())
 
 
-def profile(make: Callable[..., Ours], batch: tuple[Tensor, Tensor, Tensor], rounds: int) -> list[tuple[str, float]]:
+def profile(
+    make: Callable[..., Ours], batch: tuple[Tensor, Tensor, Tensor], rounds: int, clock: Callable[[], float]
+) -> list[tuple[str, float]]:
     """(part, share of the time) of our iteration, longest first."""
     ours = make(adapter=Profiled)
     networks: Any = ours.step._networks
+    networks.clock = clock
     for i in range(rounds + 1):
         if i == 1:
             networks.spent.clear()  # the first one warms up
@@ -286,7 +290,7 @@ def main() -> None:
         for name in runs:
             ratio, share = best["twin"] / best[name], memory[name] / memory["twin"]
             print(f"| {name} | {best[name]:.2f} | {ratio:.2f} | {memory[name]:.0f} | {share:.2f} |")
-        parts = profile(make, batch, max(options.rounds // 2, 1))
+        parts = profile(make, batch, 2 * options.rounds, clock)
         rest = sum(share for part, share in parts if part not in NETWORK)
         print(f"\nOutside the networks: {rest:.1%} of our iteration.\n\n| part | share |\n|---|---:|")
         for part, share in parts:
