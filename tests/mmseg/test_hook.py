@@ -198,12 +198,16 @@ def test_heads_train_and_stay_out_of_the_model(name: str, data: Path, tmp_path: 
     assert "mIoU" in tester.test()
 
 
+@pytest.mark.parametrize("wrapper", [dict(type="AutocastOptimWrapper"), dict(type="AmpOptimWrapper", dtype="bfloat16")])
 @pytest.mark.parametrize("name", ["segformer", "deeplabv3plus"])
-def test_mixed_precision(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # mmengine's AMP wrapper asks for a GPU; torch itself has bfloat16 autocast on the CPU.
-    monkeypatch.setattr(amp_optimizer_wrapper, "is_cuda_available", lambda: True)
+def test_mixed_precision(
+    name: str, wrapper: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wrapper["type"] == "AmpOptimWrapper":
+        # mmengine's AMP wrapper asks for a GPU; torch itself has bfloat16 autocast on the CPU.
+        monkeypatch.setattr(amp_optimizer_wrapper, "is_cuda_available", lambda: True)
     cfg = small_config(name, data, tmp_path, iterations=2)
-    cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
+    cfg.optim_wrapper.update(wrapper)
     seen: set[torch.dtype] = set()
     runner = Runner.from_cfg(with_hook(cfg, data))
     runner.model.decode_head.conv_seg.register_forward_hook(
@@ -211,7 +215,8 @@ def test_mixed_precision(name: str, data: Path, tmp_path: Path, monkeypatch: pyt
     )
     runner.train()
     train, _ = logged(tmp_path)
-    assert torch.bfloat16 in seen
+    assert seen == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in runner.model.parameters())
     assert all(np.isfinite(line["loss"]) for line in train)
 
 

@@ -51,6 +51,7 @@ __all__ = [
     "SYNTHIA_13",
     "SYNTHIA_16",
     "ACDCDataset",
+    "AutocastOptimWrapper",
     "CityscapesDomainDataset",
     "DAFormerHead",
     "DarkZurichDomainDataset",

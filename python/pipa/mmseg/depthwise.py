@@ -25,7 +25,7 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_bdhw: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_bdhw: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x_bdhw, weight = ctx.saved_tensors
         grad_x = grad_w = None
         if ctx.needs_input_grad[0]:

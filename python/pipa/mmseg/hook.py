@@ -182,7 +182,7 @@ class PipaHook(Hook):
         if self._saved is not None:
             self._restore(runner, self._saved)
             self._saved = None
-        self.tuning.apply(core, self.pipa.teacher, self._imagenet)
+        self.tuning.apply(core, self.pipa.teacher, self._imagenet, optimizer=runner.optim_wrapper.optimizer)
         loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
         self._check_loaders(runner, loader)
         for sampler in (runner.train_dataloader.sampler, loader.sampler):

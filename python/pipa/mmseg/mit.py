@@ -1,7 +1,7 @@
 """Mix Transformer (MiT) encoder of SegFormer, on top of mmsegmentation's.
 
-Tokens ``(B, N, D)`` as they lie in memory are a channels-last map ``(B, D, H, W)``: blocks and stages here pass from one
-to the other by a change of strides, where mmsegmentation copies.
+Tokens ``(B, N, D)`` as they lie in memory are a channels-last map ``(B, D, H, W)``: blocks and stages here pass from
+one to the other by a change of strides, where mmsegmentation copies.
 
 Shape suffixes: B batch, N tokens, M reduced tokens, D channels, H W size of the stage's map, E channels of one head.
 """
@@ -64,7 +64,7 @@ class ReducedAttention(EfficientMultiheadAttention):
 
 
 class TokenFFN(MixFFN):
-    """Same parameters and result as its parent: 1x1 convolution, depthwise 3x3 convolution, activation, 1x1 convolution.
+    """Same parameters and result as its parent: 1x1 and depthwise 3x3 convolution, activation, 1x1 convolution.
 
     On tokens a 1x1 convolution is a linear map, so nothing is moved between the two layouts.
     """

@@ -1,7 +1,7 @@
 """Settings that make the networks faster or smaller and leave their function as it is.
 
-They are applied to the networks after teacher and ImageNet model have been copied: what mmengine's own top-level keys of
-the same purpose put on the student, a copy would share with it, so that the teacher would run the student's weights.
+They are applied to the networks after teacher and ImageNet model have been copied: what mmengine's own top-level keys
+of the same purpose put on the student, a copy would share with it: the teacher would run the student's weights.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 # Top-level keys of mmengine; settings of the same name do their work here.
@@ -30,7 +31,7 @@ class Tuning:
     Args:
         compile: True, or arguments of ``torch.compile``: encoders and decode heads run compiled.
         activation_checkpointing: names of modules of the model ("backbone", "decode_head.fuse_layer", ...) that keep
-            only their input for the backward pass and run again in it. Less memory, one more forward pass of the module.
+            only their input for the backward pass and run again in it: less memory, one more forward pass of them.
         channels_last: maps of the networks lie in memory pixel by pixel instead of channel by channel.
     """
 
@@ -61,12 +62,14 @@ class Tuning:
             except AttributeError as error:
                 raise ValueError(f"activation_checkpointing: the model has no module {name!r} ({error})") from error
 
-    def apply(self, student: nn.Module, *others: nn.Module | None) -> None:
-        """Change the networks in place; state dicts keep their names."""
+    def apply(self, student: nn.Module, *others: nn.Module | None, optimizer: Optimizer | None = None) -> None:
+        """Change the networks in place; state dicts keep their names. `optimizer`: that of the student."""
         networks = [student, *(other for other in others if other is not None)]
         if self.channels_last:
             for network in networks:
-                network.to(memory_format=torch.channels_last)
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if optimizer is not None:
+            follow_order(optimizer)
         if self.compile:
             options = self.compile if isinstance(self.compile, dict) else {}
             for network in networks:
@@ -78,6 +81,14 @@ class Tuning:
     def image(self, image_bchw: Tensor) -> Tensor:
         """The image in the networks' order of memory."""
         return image_bchw.contiguous(memory_format=torch.channels_last) if self.channels_last else image_bchw
+
+
+def follow_order(optimizer: Optimizer) -> None:
+    """Let moments lie in memory as their parameters do, which fused kernels expect and a checkpoint may not have."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def parts(network: Any) -> Iterator[nn.Module]:
@@ -98,7 +109,7 @@ def checkpoint_activations(module: nn.Module) -> None:
     Random numbers are the same in the second run, and batch norms count a batch once.
     """
     # A method, which a copy of the module rebinds to itself.
-    module.forward = MethodType(_forward_twice, module)  # type: ignore[method-assign]
+    module.forward = MethodType(_forward_twice, module)
 
 
 def _forward_twice(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
