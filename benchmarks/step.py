@@ -26,7 +26,8 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from kernels import first_run, scene
+from kernels import scene
+from measure import first_run
 from pipa import PipaStep
 from pipa.mmseg.adapter import SegmentorNetworks
 from pipa.mmseg.hook import build_heads

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kernels import twin_blur, twin_downscale, twin_ema, twin_jitter, twin_mask
 from pipa._networks import quiet_train
 from pipa.mmseg.networks import SegOutput, backbone_features, crop, segmentor_outputs, teacher_logits
+from twins import twin_blur, twin_downscale, twin_ema, twin_jitter, twin_mask
 
 F = torch.nn.functional
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
