@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from measure import best, first_run
-from pipa import PixelContrastLoss, _core
+from pipa import PixelContrastLoss, _core, toy
 from pipa import functional as F
 from pipa.label_tables import CITYSCAPES_IDS
 from twins import (
@@ -169,14 +169,15 @@ def contrast() -> Iterator[Case]:
 
 
 def counting() -> Iterator[Case]:
-    label = scene(1024, 2048)
+    _, drawn = toy.draw("target", 0, height=1024, width=2048)
+    label = torch.from_numpy(drawn).long()
     for name, prediction in (
-        ("areas with 2 % wrong pixels", guess(label, 0.02)),
+        ("of a street scene, 0.2 % of pixels noise", guess(label, 0.002)),
         ("noise", torch.randint(0, C, label.shape)),
     ):
         ids, truth = prediction.to(torch.uint8).numpy(), label.to(torch.uint8).numpy()
         yield Case(
-            f"confusion matrix 1024x2048, prediction: {name} (twin: NumPy)",
+            f"confusion matrix 1024x2048, prediction {name} (twin: NumPy)",
             lambda ids=ids, truth=truth: F.confusion_matrix(ids, truth, C),
             lambda ids=ids, truth=truth: torch.from_numpy(twin_confusion(ids, truth)),
             0.0,

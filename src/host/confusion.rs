@@ -1,10 +1,11 @@
 //! Counting on label maps: confusion matrix and pixels per class.
 
 use super::pool;
-use super::slice::{labels, Id};
+use super::slice::{labels, Id, Labels};
 use crate::error::{Error, Result};
 use crate::shape::{check_integer, check_size};
 use crate::with_labels;
+use multiversion::multiversion;
 use rayon::prelude::*;
 use tch::Tensor;
 
@@ -26,18 +27,35 @@ pub fn confusion_matrix(prediction: &Tensor, label: &Tensor, num_classes: i64, i
     check_integer(label, "label")?;
     check_size(prediction, &label.size(), "prediction (which must have the label's shape)")?;
     check_classes(num_classes)?;
-    let (prediction, label) = (labels(prediction)?, labels(label)?);
-    let counts = with_labels!(prediction, p => with_labels!(label, l => count_pairs(p, l, num_classes, ignore_index)))?;
+    let counts = match (labels(prediction)?, labels(label)?) {
+        (Labels::Byte(p), Labels::Byte(l)) => count_pairs(&p, &l, num_classes, ignore_index, byte_byte),
+        (Labels::Byte(p), Labels::Long(l)) => count_pairs(&p, &l, num_classes, ignore_index, count_chunk),
+        (Labels::Long(p), Labels::Byte(l)) => count_pairs(&p, &l, num_classes, ignore_index, long_byte),
+        (Labels::Long(p), Labels::Long(l)) => count_pairs(&p, &l, num_classes, ignore_index, long_long),
+    }?;
     Ok(Tensor::f_from_slice(&counts)?.f_view([num_classes, num_classes])?)
 }
 
+/// Four tables of counts of (label, prediction) pairs, side by side: an increment need not wait for the one before.
+type Tables = [[u32; SLOTS]; 4];
+/// Places of a table small enough for the nearest cache, and for 16-bit arithmetic, which vectorises.
+const SLOTS: usize = 1 << 11;
+/// Adds the pairs of a chunk to the tables; arguments `classes` and `ignore` at the end.
+type CountChunk<P, L> = fn(&mut Tables, &[P], &[L], u16, i64);
+
 /// `confusion_matrix` on slices, row-major.
-pub fn count_pairs<P: Id, L: Id>(prediction: &[P], label: &[L], classes: i64, ignore: i64) -> Result<Vec<i64>> {
+fn count_pairs<P: Id, L: Id>(
+    prediction: &[P],
+    label: &[L],
+    classes: i64,
+    ignore: i64,
+    count: CountChunk<P, L>,
+) -> Result<Vec<i64>> {
     // Two extra columns, for predictions outside the classes (and a label's ignored id, which is no class), and two
     // extra rows, for ignored and for stray labels: no branch in the loop, and strays are reported afterwards.
     let (n, width) = (classes as usize, classes as usize + 2);
     let total = if width * width <= SLOTS {
-        count_small(prediction, label, classes as u16, ignore)
+        count_small(prediction, label, classes as u16, ignore, count)
     } else {
         count_large(prediction, label, n, ignore)
     };
@@ -53,48 +71,65 @@ pub fn count_pairs<P: Id, L: Id>(prediction: &[P], label: &[L], classes: i64, ig
     Ok((0..n).flat_map(|row| total[row * width..row * width + n].iter().copied()).collect())
 }
 
-/// Places of a table small enough for the nearest cache, and for 16-bit arithmetic, which vectorises.
-const SLOTS: usize = 1 << 14;
-
-fn count_small<P: Id, L: Id>(prediction: &[P], label: &[L], classes: u16, ignore: i64) -> Vec<i64> {
-    let width = classes + 2;
-    // Predictions know no ignored id.
-    let slot = |p: P, l: L| l.place(classes, ignore) * width + p.place(classes, i64::MIN);
-    let tables = || vec![[0u32; SLOTS]; 4];
-    let count = |mut tables: Vec<[u32; SLOTS]>, (p, l): (&[P], &[L])| {
-        let [t0, t1, t2, t3] = &mut tables[..] else { return tables };
-        let (p_runs, l_runs) = (p.chunks_exact(RUN), l.chunks_exact(RUN));
-        for (&p, &l) in p_runs.remainder().iter().zip(l_runs.remainder()) {
-            t0[usize::from(slot(p, l)) % SLOTS] += 1;
-        }
-        for (p, l) in p_runs.zip(l_runs) {
-            let slots: [u16; RUN] = std::array::from_fn(|i| slot(p[i], l[i]));
-            if constant(&slots) {
-                t0[usize::from(slots[0]) % SLOTS] += RUN as u32;
-                continue;
-            }
-            // Four tables: an increment need not wait for the one before.
-            for four in slots.chunks_exact(4) {
-                t0[usize::from(four[0]) % SLOTS] += 1;
-                t1[usize::from(four[1]) % SLOTS] += 1;
-                t2[usize::from(four[2]) % SLOTS] += 1;
-                t3[usize::from(four[3]) % SLOTS] += 1;
-            }
-        }
-        tables
-    };
-    let size = usize::from(width) * usize::from(width);
-    let sum = |tables: Vec<[u32; SLOTS]>| -> Vec<i64> {
+fn count_small<P: Id, L: Id>(
+    prediction: &[P],
+    label: &[L],
+    classes: u16,
+    ignore: i64,
+    count: CountChunk<P, L>,
+) -> Vec<i64> {
+    let size = (usize::from(classes) + 2).pow(2);
+    let chunks = |(p, l): (&[P], &[L])| {
+        let mut tables = [[0u32; SLOTS]; 4];
+        count(&mut tables, p, l, classes, ignore);
         (0..size).map(|i| tables.iter().map(|table| i64::from(table[i])).sum()).collect()
     };
     pool::run(|| {
-        prediction
-            .par_chunks(CHUNK)
-            .zip(label.par_chunks(CHUNK))
-            .fold(tables, count)
-            .map(sum)
-            .reduce(|| vec![0; size], added)
+        let parts = prediction.par_chunks(CHUNK).zip(label.par_chunks(CHUNK)).map(chunks);
+        parts.reduce(|| vec![0; size], added)
     })
+}
+
+#[inline(always)]
+fn count_chunk<P: Id, L: Id>(tables: &mut Tables, prediction: &[P], label: &[L], classes: u16, ignore: i64) {
+    let width = classes + 2;
+    // Predictions know no ignored id.
+    let slot = |p: P, l: L| l.place(classes, ignore) * width + p.place(classes, i64::MIN);
+    let [t0, t1, t2, t3] = tables;
+    let (p_runs, l_runs) = (prediction.chunks_exact(RUN), label.chunks_exact(RUN));
+    for (&p, &l) in p_runs.remainder().iter().zip(l_runs.remainder()) {
+        t0[usize::from(slot(p, l)) % SLOTS] += 1;
+    }
+    for (p, l) in p_runs.zip(l_runs) {
+        // Arrays of a known length, which a few instructions compare.
+        let (Ok(p), Ok(l)) = (<&[P; RUN]>::try_from(p), <&[L; RUN]>::try_from(l)) else { continue };
+        if *p == [p[0]; RUN] && *l == [l[0]; RUN] {
+            t0[usize::from(slot(p[0], l[0])) % SLOTS] += RUN as u32;
+            continue;
+        }
+        let slots: [u16; RUN] = std::array::from_fn(|i| slot(p[i], l[i]));
+        for four in slots.chunks_exact(4) {
+            t0[usize::from(four[0]) % SLOTS] += 1;
+            t1[usize::from(four[1]) % SLOTS] += 1;
+            t2[usize::from(four[2]) % SLOTS] += 1;
+            t3[usize::from(four[3]) % SLOTS] += 1;
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn byte_byte(tables: &mut Tables, prediction: &[u8], label: &[u8], classes: u16, ignore: i64) {
+    count_chunk(tables, prediction, label, classes, ignore);
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn long_byte(tables: &mut Tables, prediction: &[i64], label: &[u8], classes: u16, ignore: i64) {
+    count_chunk(tables, prediction, label, classes, ignore);
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn long_long(tables: &mut Tables, prediction: &[i64], label: &[i64], classes: u16, ignore: i64) {
+    count_chunk(tables, prediction, label, classes, ignore);
 }
 
 fn count_large<P: Id, L: Id>(prediction: &[P], label: &[L], n: usize, ignore: i64) -> Vec<i64> {
@@ -187,11 +222,11 @@ mod tests {
 
     #[test]
     fn pairs_are_counted_and_ignored_pixels_are_not() {
-        let counts = count_pairs(&[0u8, 1, 1, 9, 0], &[0i64, 1, 0, 255, 1], 2, 255).unwrap();
+        let counts = count_pairs(&[0u8, 1, 1, 9, 0], &[0i64, 1, 0, 255, 1], 2, 255, count_chunk).unwrap();
         assert_eq!(counts, [1, 1, 1, 1]);
-        let error = count_pairs(&[0u8, 0], &[0u8, 7], 2, 255).unwrap_err().to_string();
+        let error = count_pairs(&[0u8, 0], &[0u8, 7], 2, 255, byte_byte).unwrap_err().to_string();
         assert!(error.contains("label: id 7"), "{error}");
-        let error = count_pairs(&[3i64], &[0u8], 2, 255).unwrap_err().to_string();
+        let error = count_pairs(&[3i64], &[0u8], 2, 255, long_byte).unwrap_err().to_string();
         assert!(error.contains("prediction: id 3"), "{error}");
     }
 

@@ -11,6 +11,7 @@ pub mod loader;
 pub mod math;
 pub mod png;
 pub mod pool;
+pub mod prefetch;
 pub mod slice;
 pub mod toy;
 
