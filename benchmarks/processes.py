@@ -35,7 +35,9 @@ def train(rank: int, world: int, threads: int, rounds: int, answer: Any) -> None
     group = Group() if world > 1 else None
     torch.manual_seed(0)
     student: Any = network("daformer", False, 0.1)
-    heads = build_heads(student, {"pixel": True, "patch": True}, dict(pixel_dim=256, patch_dim=128, projection_hidden=256))
+    heads = build_heads(
+        student, {"pixel": True, "patch": True}, dict(pixel_dim=256, patch_dim=128, projection_hidden=256)
+    )
     imagenet = copy.deepcopy(student).requires_grad_(False)
     step = PipaStep(student, imagenet=imagenet, adapter=SegmentorNetworks, heads=heads, group=group, **SETTINGS)
     trained = torch.nn.ModuleList([student, heads])

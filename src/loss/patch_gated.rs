@@ -15,7 +15,7 @@ use super::scores::blocks;
 use super::surrogate::{attach, compute_kind, wants_grad};
 use crate::error::{Error, Result};
 use crate::shape::{check_device, check_float, check_rank, check_size};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 const EPS: f64 = 1e-8;
 /// Scores held at a time: 16 MB in float32, which the caches of a server hold.
@@ -86,11 +86,19 @@ pub fn patch_contrast_gated(
 
 fn direction(own: &View, other: &View, bank_md: &Tensor, bank_label_m: &Tensor, gate: &Gate) -> Result<Tensor> {
     let kind = compute_kind(own.feat_nd)?;
-    let plain = |x: &Tensor| -> Result<Tensor> { Ok(x.f_detach()?.f_to_kind(kind)?) };
-    let (f_nd, g_nd, bank_md) = (plain(own.feat_nd)?, plain(other.feat_nd)?, plain(bank_md)?);
-    let n = f_nd.size()[0];
     let sure_n = other.conf_n.f_gt(gate.confidence)?.f_logical_and(&own.conf_n.f_lt_tensor(other.conf_n)?)?;
-    let weight_n1 = sure_n.f_to_kind(kind)?.f_unsqueeze(1)?;
+    // On the CPU the positions that count are cheap to list, and the others cost nothing then; an accelerator would have
+    // to wait for their number.
+    let counted_n = if sure_n.device() == Device::Cpu { Some(sure_n.f_nonzero()?.f_squeeze_dim(1)?) } else { None };
+    let pick = |x: &Tensor| match &counted_n {
+        Some(index) => x.f_index_select(0, index),
+        None => Ok(x.shallow_clone()),
+    };
+    let plain = |x: &Tensor| -> Result<Tensor> { Ok(x.f_detach()?.f_to_kind(kind)?) };
+    let (f_nd, g_nd, bank_md) = (pick(&plain(own.feat_nd)?)?, pick(&plain(other.feat_nd)?)?, plain(bank_md)?);
+    let label_n = pick(own.label_n)?;
+    let n = f_nd.size()[0];
+    let weight_n1 = pick(&sure_n)?.f_to_kind(kind)?.f_unsqueeze(1)?;
     let weight_n1 = weight_n1.f_div(&weight_n1.f_sum(kind)?.f_add_scalar(1e-12)?)?;
 
     let sharp_nd = f_nd.f_div_scalar(gate.temperature)?;
@@ -111,7 +119,7 @@ fn direction(own: &View, other: &View, bank_md: &Tensor, bank_label_m: &Tensor, 
         let mut score = at(&sharp_nd)?.f_mm_out(&out, &bank_md.f_tr()?)?;
         let (highest_r1, at_r1) = score.f_narrow(1, 0, first)?.f_max_dim(1, true)?;
         let top_r1 = highest_r1.f_maximum(&at(&positive_n1)?)?;
-        let same = at(own.label_n)?.f_unsqueeze(1)?.f_eq_tensor(bank_label_m)?;
+        let same = at(&label_n)?.f_unsqueeze(1)?.f_eq_tensor(bank_label_m)?;
         let mut score = score.f_sub_(&top_r1)?.f_exp_()?;
         let score = score.f_masked_fill_(&same, 0.0)?;
         at(&top_n1)?.f_copy_(&top_r1)?;
@@ -140,5 +148,9 @@ fn direction(own: &View, other: &View, bank_md: &Tensor, bank_label_m: &Tensor, 
     let top_is_bank = top_is_positive.f_rsub_scalar(1.0)?;
     let top_key_nd = bank_md.f_index_select(0, &top_at_n1.f_squeeze_dim(1)?)?;
     let grad_nd = grad_nd.f_addcmul_(&top_key_nd, &by_top_n1.f_mul(&top_is_bank)?)?.f_div_scalar_(gate.temperature)?;
+    let grad_nd = match &counted_n {
+        Some(index) => Tensor::f_zeros(own.feat_nd.size(), (kind, f_nd.device()))?.f_index_copy(0, index, &grad_nd)?,
+        None => grad_nd,
+    };
     attach(value, &[(own.feat_nd, grad_nd)])
 }
