@@ -1,5 +1,5 @@
-"""Data-parallel efficiency on one machine: images per second of two processes of one thread each, against one process of
-one thread and one of two. DAFormer on MiT-B0, all terms, 2 + 2 images of 256 x 256 per process, optimiser included.
+"""Data-parallel efficiency on one machine: images per second of two processes of one thread each, beside one process
+of one thread and one of two. DAFormer on MiT-B0, all terms, 2 + 2 images of 256 x 256 per process, with optimiser.
 
     python benchmarks/processes.py [--rounds 5] [--processes 2]
 """
@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from kernels import scene
-from step import SETTINGS, SIDE, B, network
 from torch import multiprocessing as mp
 
+from kernels import scene
 from pipa import Group, PipaStep
 from pipa.mmseg.adapter import SegmentorNetworks
 from pipa.mmseg.exchange import average
 from pipa.mmseg.hook import build_heads
+from step import SETTINGS, SIDE, B, network
 
 
 def train(rank: int, world: int, threads: int, rounds: int, answer: Any) -> None:
