@@ -106,23 +106,26 @@ impl<'a> Scores<'a> {
             }
             // Rows that do not count get weight zero: exp(score - inf).
             let skip = counts_n.f_narrow(0, i, rows)?.f_logical_not()?.f_unsqueeze(1)?;
+            let anchors = self.anchor_nd.f_narrow(0, i, rows)?;
+            // One tile held all keys: its exponentials are there, and dividing waits until they are summed up.
+            if let Some(weight) = kept.filter(|_| m <= self.tile.1) {
+                let share = sum.f_reciprocal()?.f_masked_fill(&skip, 0.0)?;
+                if let Some(grad_nd) = &anchor_nd {
+                    let _ = grad_nd.f_narrow(0, i, rows)?.f_addmm_(&weight, self.key_md)?.f_mul_(&share)?;
+                }
+                if let Some(grad_md) = key_md.as_mut() {
+                    let _ = grad_md.f_addmm_(&weight.f_tr()?, &anchors.f_mul(&share)?)?;
+                }
+                continue;
+            }
+            let bound = log_sum.f_masked_fill(&skip, f64::INFINITY)?;
             for (j, columns) in blocks(m, self.tile.1) {
-                let weight = match kept.take() {
-                    // One tile held all keys: its exponentials only need dividing.
-                    Some(mut scores) if columns == m => {
-                        scores.f_mul_(&sum.f_reciprocal()?.f_masked_fill(&skip, 0.0)?)?
-                    }
-                    _ => {
-                        let bound = log_sum.f_masked_fill(&skip, f64::INFINITY)?;
-                        self.tile(i, rows, j, columns)?.f_sub_(&bound)?.f_exp_()?
-                    }
-                };
+                let weight = self.tile(i, rows, j, columns)?.f_sub_(&bound)?.f_exp_()?;
                 if let Some(grad_nd) = &anchor_nd {
                     let keys = self.key_md.f_narrow(0, j, columns)?;
                     let _ = grad_nd.f_narrow(0, i, rows)?.f_addmm_(&weight, &keys)?;
                 }
                 if let Some(grad_md) = key_md.as_mut() {
-                    let anchors = self.anchor_nd.f_narrow(0, i, rows)?;
                     let _ = grad_md.f_narrow(0, j, columns)?.f_addmm_(&weight.f_tr()?, &anchors)?;
                 }
             }
