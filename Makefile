@@ -10,7 +10,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-loader bench-scaling bench-step bench-toy wheel clean
+.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-loader bench-scaling bench-processes bench-step bench-toy wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ bench-scaling: build  ## exact contrast against the number of pixels: table and 
 
 bench-step: build  ## a whole iteration beside a plain-PyTorch twin: ratio, memory, profile
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/step.py --threads 1
+
+bench-processes: build  ## images per second of two processes beside one
+	$(BIN)/python benchmarks/processes.py
 
 bench-toy: build  ## the toy table of docs/results.md: 3 seeds, with oracle
 	$(BIN)/pipa demo --out demo/seeds --seeds 0 1 2 --oracle
