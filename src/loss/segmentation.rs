@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::host::slice::check_ids;
 use crate::host::{fused as on_host, fused_without_grad};
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
-use tch::{Kind, Reduction, Tensor};
+use tch::{no_grad, Kind, Reduction, Tensor};
 
 /// What the sum over pixels is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,42 @@ pub fn cross_entropy(
     ignore_index: i64,
     average: Average,
 ) -> Result<Tensor> {
+    let label = prepare(logits, label_bhw, weight_bhw, ignore_index)?;
+    if takes_fused(logits, &label, weight_bhw)? {
+        return Ok(fused_pair(logits, &label, weight_bhw, ignore_index, average, false)?.0);
+    }
+    loss_of(&resize(logits, &label)?, &label, weight_bhw, ignore_index, average)
+}
+
+/// Percentage of pixels whose largest logit is the label's; 0-dim, no gradient. `Average::All` counts ignored pixels as
+/// wrong, as the released code's log does. Ties go to the lowest class.
+pub fn accuracy(logits: &Tensor, label_bhw: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {
+    let label = prepare(logits, label_bhw, None, ignore_index)?;
+    if takes_fused(logits, &label, None)? {
+        return Ok(no_grad(|| fused_pair(logits, &label, None, ignore_index, average, true))?.1);
+    }
+    accuracy_of(&resize(&logits.f_detach()?, &label)?, &label, ignore_index, average)
+}
+
+/// [`cross_entropy`] and [`accuracy`] of the same logits, which are resized once.
+pub fn cross_entropy_and_accuracy(
+    logits: &Tensor,
+    label_bhw: &Tensor,
+    weight_bhw: Option<&Tensor>,
+    ignore_index: i64,
+    average: Average,
+) -> Result<(Tensor, Tensor)> {
+    let label = prepare(logits, label_bhw, weight_bhw, ignore_index)?;
+    if takes_fused(logits, &label, weight_bhw)? {
+        return fused_pair(logits, &label, weight_bhw, ignore_index, average, true);
+    }
+    let full = resize(logits, &label)?;
+    let loss = loss_of(&full, &label, weight_bhw, ignore_index, average)?;
+    Ok((loss, accuracy_of(&full.f_detach()?, &label, ignore_index, average)?))
+}
+
+/// Checks all arguments; the label as [B,H,W].
+fn prepare(logits: &Tensor, label_bhw: &Tensor, weight_bhw: Option<&Tensor>, ignore_index: i64) -> Result<Tensor> {
     let label = check(logits, label_bhw)?;
     if let Some(weight) = weight_bhw {
         check_float(weight, "weight_bhw")?;
@@ -102,38 +138,46 @@ pub fn cross_entropy(
     if label.device() == tch::Device::Cpu {
         check_ids(&label, logits.size()[1], ignore_index, "label_bhw")?;
     }
-    if takes_fused(logits, &label, weight_bhw)? {
-        let scale = 1.0 / divisor_host(&label, ignore_index, average)?;
-        let sweep = fused::sweep(logits, &label, weight_bhw, ignore_index, scale, wants_grad(logits)?)?;
-        let value = Tensor::f_from_slice(&[(sweep.loss * scale) as f32])?.f_squeeze()?;
-        return match sweep.gradient {
-            Some(gradient) => attach(value, &[(logits, gradient)]),
-            None => Ok(value),
-        };
-    }
-    let full = resize(logits, &label)?;
+    Ok(label)
+}
+
+/// Loss and, if asked for, accuracy in one sweep on the host.
+fn fused_pair(
+    logits: &Tensor,
+    label: &Tensor,
+    weight_bhw: Option<&Tensor>,
+    ignore_index: i64,
+    average: Average,
+    with_hits: bool,
+) -> Result<(Tensor, Tensor)> {
+    let scale = 1.0 / divisor_host(label, ignore_index, average)?;
+    let sweep = fused::sweep(logits, label, weight_bhw, ignore_index, scale, wants_grad(logits)?, with_hits)?;
+    let scalar = |value: f64| -> Result<Tensor> { Ok(Tensor::f_from_slice(&[value as f32])?.f_squeeze()?) };
+    let value = scalar(sweep.loss * scale)?;
+    let loss = match sweep.gradient {
+        Some(gradient) => attach(value, &[(logits, gradient)])?,
+        None => value,
+    };
+    Ok((loss, scalar(100.0 * sweep.hits as f64 * scale)?))
+}
+
+fn loss_of(
+    full: &Tensor,
+    label: &Tensor,
+    weight_bhw: Option<&Tensor>,
+    ignore_index: i64,
+    average: Average,
+) -> Result<Tensor> {
     let target = label.f_to_kind(Kind::Int64)?;
     let mut loss = full.f_cross_entropy_loss::<Tensor>(&target, None, Reduction::None, ignore_index, 0.0)?;
     if let Some(weight) = weight_bhw {
         loss = loss.f_mul(&weight.f_to_kind(loss.f_kind()?)?)?;
     }
-    average_of(&loss.f_sum(loss.f_kind()?)?, &label, ignore_index, average)
+    average_of(&loss.f_sum(loss.f_kind()?)?, label, ignore_index, average)
 }
 
-/// Percentage of pixels whose largest logit is the label's; 0-dim, no gradient. `Average::All` counts ignored pixels as
-/// wrong, as the released code's log does. Ties go to the lowest class.
-pub fn accuracy(logits: &Tensor, label_bhw: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {
-    let label = check(logits, label_bhw)?;
-    if label.device() == tch::Device::Cpu {
-        check_ids(&label, logits.size()[1], ignore_index, "label_bhw")?;
-    }
-    if takes_fused(logits, &label, None)? {
-        let hits = fused::sweep(logits, &label, None, ignore_index, 1.0, false)?.hits as f64;
-        let percent = 100.0 * hits / divisor_host(&label, ignore_index, average)?;
-        return Ok(Tensor::f_from_slice(&[percent as f32])?.f_squeeze()?);
-    }
-    let full = resize(&logits.f_detach()?, &label)?;
-    let hit = full.f_argmax(1, false)?.f_eq_tensor(&label)?.f_logical_and(&label.f_ne(ignore_index)?)?;
+fn accuracy_of(full: &Tensor, label: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {
+    let hit = full.f_argmax(1, false)?.f_eq_tensor(label)?.f_logical_and(&label.f_ne(ignore_index)?)?;
     let hits = hit.f_sum(Kind::Int64)?.f_to_kind(full.f_kind()?)?.f_mul_scalar(100.0)?;
-    average_of(&hits, &label, ignore_index, average)
+    average_of(&hits, label, ignore_index, average)
 }

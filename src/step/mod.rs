@@ -20,7 +20,7 @@ use crate::group::{count_labelled, part_of_mean, Alone, Group, Place};
 use crate::loss::bank::MemoryBank;
 use crate::loss::feature_distance::FeatureDistance;
 use crate::loss::pixel::{PixelContrast, Sampling};
-use crate::loss::segmentation::{accuracy, cross_entropy, Average};
+use crate::loss::segmentation::{cross_entropy, cross_entropy_and_accuracy, Average};
 use crate::loss::surrogate::compute_kind;
 use crate::patches::{BoxYX, PatchPair};
 use crate::rng::Rng;
@@ -179,10 +179,8 @@ impl Step {
         rng: &mut Rng,
     ) -> Result<()> {
         let output = networks.student(&batch.source)?;
-        let mut total = self.segmentation(group, &output, &batch.source_label, None)?;
+        let (mut total, share) = self.segmentation(group, &output, &batch.source_label, None)?;
         log.term(networks, "source", &total, self.iteration)?;
-        let main = main_head(&output)?;
-        let share = accuracy(&main.logits, &batch.source_label, self.settings.ignore_index, self.average())?;
         log.scalar("acc_source", &share)?;
 
         if self.settings.pixel_weight > 0.0 {
@@ -255,15 +253,15 @@ impl Step {
         Ok(loss.f_mul_scalar(self.settings.pixel_weight)?)
     }
 
-    /// Cross entropy summed over heads; each head is compared with its part of the label.
+    /// Cross entropy summed over heads, each compared with its part of the label, and the accuracy of the main head.
     fn segmentation(
         &self,
         group: &dyn Group,
         output: &Output,
         label_bhw: &Tensor,
         weight_bhw: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let mut total: Option<Tensor> = None;
+    ) -> Result<(Tensor, Tensor)> {
+        let mut result: Option<(Tensor, Tensor)> = None;
         for head in &output.heads {
             check_rank(&head.logits, 4, "student logits", "[B,C,H,W]")?;
             if head.logits.size()[1] != self.settings.num_classes {
@@ -275,8 +273,14 @@ impl Step {
             }
             let label = crop_label(label_bhw, head.region)?;
             let weight = weight_bhw.map(|w| crop_label(w, head.region)).transpose()?;
-            let loss =
-                cross_entropy(&head.logits, &label, weight.as_ref(), self.settings.ignore_index, self.average())?;
+            let (ignore, average) = (self.settings.ignore_index, self.average());
+            let (loss, share) = match &result {
+                None => cross_entropy_and_accuracy(&head.logits, &label, weight.as_ref(), ignore, average)?,
+                Some((_, share)) => {
+                    let loss = cross_entropy(&head.logits, &label, weight.as_ref(), ignore, average)?;
+                    (loss, share.shallow_clone())
+                }
+            };
             let loss = match self.settings.loss_average {
                 LossAverage::All => loss, // processes have equally many pixels
                 LossAverage::Valid => {
@@ -284,12 +288,12 @@ impl Step {
                 }
             };
             let loss = loss.f_mul_scalar(head.weight)?;
-            total = Some(match total {
-                Some(sum) => sum.f_add(&loss)?,
-                None => loss,
+            result = Some(match result {
+                Some((sum, _)) => (sum.f_add(&loss)?, share),
+                None => (loss, share),
             });
         }
-        total.ok_or_else(|| Error::value("the student returned no segmentation head"))
+        result.ok_or_else(|| Error::value("the student returned no segmentation head"))
     }
 }
 

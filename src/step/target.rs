@@ -5,11 +5,10 @@ use super::draws::{self, Draws, MixDraw};
 use super::log::Log;
 use super::networks::Networks;
 use super::settings::{MixClasses, PatchSource};
-use super::{main_head, Mixed, Step};
+use super::{Mixed, Step};
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::loss::patch::patch_contrast;
-use crate::loss::segmentation::accuracy;
 use crate::masking;
 use crate::mix::{class_mask, class_mix, draw_class_mask_in, ClassScope};
 use crate::patches::PatchPair;
@@ -33,11 +32,9 @@ impl Step {
 
         if self.settings.mix_weight > 0.0 {
             let output = networks.student(&mixed.image)?;
-            let loss = self.segmentation(group, &output, &mixed.label, Some(&mixed.weight))?;
+            let (loss, share) = self.segmentation(group, &output, &mixed.label, Some(&mixed.weight))?;
             let loss = loss.f_mul_scalar(self.settings.mix_weight)?;
             log.term(networks, "mix", &loss, self.iteration)?;
-            let main = main_head(&output)?;
-            let share = accuracy(&main.logits, &mixed.label, self.settings.ignore_index, self.average())?;
             log.scalar("acc_mix", &share)?;
             networks.backward(&loss)?;
         }
@@ -143,7 +140,7 @@ impl Step {
             Ok(image.f_mul(&mask.f_to_kind(image.kind())?)?)
         })?;
         let output = networks.student(&image)?;
-        let loss = self.segmentation(group, &output, &mixed.pseudo_label, Some(&mixed.pseudo_weight))?;
+        let (loss, _) = self.segmentation(group, &output, &mixed.pseudo_label, Some(&mixed.pseudo_weight))?;
         Ok(loss.f_mul_scalar(s.mask_weight)?)
     }
 }

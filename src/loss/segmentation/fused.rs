@@ -23,6 +23,7 @@ const TASK_VECTORS: usize = 1 << 13;
 /// Sums over all pixels, and the gradient [B,C,h,w] of `loss` divided by the divisor.
 pub struct Sweep {
     pub loss: f64,
+    /// Pixels whose largest logit is the label's, if asked for.
     pub hits: u64,
     pub gradient: Option<Tensor>,
 }
@@ -60,6 +61,8 @@ struct Shape {
     /// 1 over the divisor of the mean.
     scale: f32,
     with_gradient: bool,
+    /// Whether `hits` is wanted: pixels of weight 0 must then be looked at too.
+    with_hits: bool,
 }
 
 /// Ids must have been checked. `scale`: 1 over the divisor of the mean.
@@ -70,6 +73,7 @@ pub fn sweep(
     ignore: i64,
     scale: f64,
     with_gradient: bool,
+    with_hits: bool,
 ) -> Result<Sweep> {
     let (size, full) = (logits.size(), label_bhw.size());
     let [classes, height, width] = [size[1] as usize, size[2] as usize, size[3] as usize];
@@ -83,6 +87,7 @@ pub fn sweep(
         ignore,
         scale: scale as f32,
         with_gradient,
+        with_hits,
     };
     let logits = view::<f32>(logits)?;
     let weight = weight_bhw.map(view::<f32>).transpose()?;
@@ -267,7 +272,7 @@ fn pixels<L: Id>(
                 None => 1.0,
             };
             let id = label[start].id();
-            if id != shape.ignore && weight != 0.0 {
+            if id != shape.ignore && (weight != 0.0 || shape.with_hits) {
                 counted[count] = Pixel { x: start, class: id as usize, weight, gap: 0.0 };
                 count += 1;
             }
@@ -306,6 +311,9 @@ fn pixels<L: Id>(
             *value = exp_negative(*value);
         }
         for (pixel, values) in counted[..count].iter().zip(strip.chunks_exact_mut(n)) {
+            if pixel.weight == 0.0 {
+                continue;
+            }
             let mut partial = ZERO;
             for value in &values[..n - 1] {
                 for i in 0..LANES {
