@@ -21,7 +21,7 @@ from kernels import scene
 from pipa import Group, PipaStep
 from pipa.mmseg.adapter import SegmentorNetworks
 from pipa.mmseg.exchange import average
-from pipa.mmseg.hook import build_heads
+from pipa.mmseg.segmentor import build_heads
 from step import SETTINGS, SIDE, B, network
 
 

@@ -30,8 +30,8 @@ from kernels import scene
 from measure import first_run
 from pipa import PipaStep
 from pipa.mmseg.adapter import SegmentorNetworks
-from pipa.mmseg.hook import build_heads
 from pipa.mmseg.mit import ARCHITECTURES, MiT
+from pipa.mmseg.segmentor import build_heads
 from step_twin import TwinStep
 
 CLASSES, B, SIDE = 19, 2, 256

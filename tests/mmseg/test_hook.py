@@ -293,7 +293,7 @@ def test_pseudo_label_margins_and_padding(data: Path) -> None:
     from mmcv.transforms import Compose
     from mmseg.models import SegDataPreProcessor
 
-    from pipa.mmseg.hook import valid_mask
+    from pipa.mmseg.segmentor import valid_mask
     from pipa.mmseg.transforms import PackUnlabelled, PseudoMargins, SyncCrop
 
     image = np.full((40, 60, 3), 200, dtype=np.uint8)

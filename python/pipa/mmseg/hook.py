@@ -11,20 +11,16 @@ model and takes over ``train_step``; every checkpoint carries all that an exact 
 from __future__ import annotations
 
 import copy
-import random
 from types import MethodType
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop, _InfiniteDataloaderIterator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipa._core import NonFiniteError
 from pipa.group import Group, PeerNonFiniteError
@@ -33,15 +29,13 @@ from pipa.mmseg.evaluate import evaluate
 from pipa.mmseg.exchange import average
 from pipa.mmseg.launch import TIMEOUT
 from pipa.mmseg.nonfinite import NonFiniteGuard
-from pipa.mmseg.projection import feature_channels
+from pipa.mmseg.seeding import seed_iteration
+from pipa.mmseg.segmentor import build_heads, core_model, cpu, main_head, valid_mask
 from pipa.mmseg.signals import isolate
 from pipa.mmseg.sliding import TorchDraws
 from pipa.mmseg.tuning import Tuning
 from pipa.step import PipaStep, default_settings, frozen_copy, native_step
 
-# Words of random numbers one iteration may use. Iteration t starts at word t * WORDS of its stream, so a resumed run
-# draws what the uninterrupted one would have drawn, and no state needs to be saved.
-WORDS = 2**32
 HEADS = "pipa_heads"
 # What the hook takes beside the settings of the iteration.
 OWN_ARGUMENTS: dict[str, Any] = {
@@ -360,80 +354,3 @@ class PipaHook(Hook):
             state["bank"] = [tensor.to(device) for tensor in state["bank"]]
         self.pipa.set_extra_state(state)
         self.guard.skipped = saved.get("skipped", 0)
-
-
-def core_model(runner: Runner) -> Any:
-    """The segmentor inside a distributed wrapper."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
-def main_head(core: Any) -> Any:
-    """The decode head whose predictions count (the last one of a cascade)."""
-    head = core.decode_head
-    return head[-1] if isinstance(head, nn.ModuleList) else head
-
-
-def build_heads(core: nn.Module, terms: dict[str, bool], dims: dict[str, Any]) -> nn.ModuleDict:
-    """Projection heads of the terms that are on, with the channels of the model's own feature maps."""
-    from pipa.projection import ProjectionHead
-
-    channels = sum(feature_channels(core))
-    device = next(core.parameters()).device
-    heads = nn.ModuleDict()
-    for name, on in terms.items():
-        if on:
-            heads[f"{name}_head"] = ProjectionHead(channels, dims[f"{name}_dim"], dims["projection_hidden"])
-    return heads.to(device)
-
-
-def seed_iteration(step: PipaStep, seed: int, iteration: int) -> int:
-    """Seed every generator from (seed, rank, iteration): dropout and the iteration's own draws.
-
-    So a resumed run needs no saved generator state, and ranks draw other noise on purpose. The iteration's own draws
-    are the same on all ranks where they share a joined batch.
-
-    Returns:
-        The seed that rank 0 gives to torch.
-    """
-    rank = get_rank()
-    words = np.random.SeedSequence((seed, rank, iteration)).generate_state(4)
-    random.seed(int(words[0]))
-    np.random.seed(words[1])  # noqa: NPY002  (third-party layers draw from the global generator)
-    torch.manual_seed(torch_seed(words))
-    position = iteration * WORDS
-    stream = rank if step.group is None else 0
-    step._native.rng_state = [seed, stream, position & (2**64 - 1), position >> 64]
-    return torch_seed(np.random.SeedSequence((seed, 0, iteration)).generate_state(4))
-
-
-def torch_seed(words: np.ndarray) -> int:
-    """63 bits out of the last two of four 32-bit words."""
-    return int(words[2]) << 31 | int(words[3]) >> 1
-
-
-def valid_mask(samples: list[Any], device: torch.device | None = None) -> Tensor | None:
-    """(B, H, W), 0 where pseudo-labels must not count: on padding, and where a sample's `valid_map` says so.
-
-    None where there is neither. (`padding_size` of a sample is left, right, top, bottom.)
-    """
-    rows = []
-    for sample in samples:
-        pads = tuple(sample.metainfo.get("padding_size", (0, 0, 0, 0)))
-        if "valid_map" in sample:
-            inner = sample.valid_map.data[0].float()
-        elif any(pads):
-            inner = torch.ones(tuple(sample.metainfo["img_shape"][:2]), device=device)  # of the image before padding
-        else:
-            inner = None
-        rows.append((inner, pads))
-    if all(inner is None for inner, _ in rows):
-        return None
-    known = next((inner, pads) for inner, pads in rows if inner is not None)
-    size = functional.pad(known[0], known[1]).shape
-    masks = [torch.ones(size, device=device) if inner is None else functional.pad(inner, pads) for inner, pads in rows]
-    return torch.stack(masks)
-
-
-def cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict on the host, for a checkpoint that loads anywhere."""
-    return {key: value.detach().cpu() for key, value in state.items()}
