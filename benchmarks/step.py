@@ -1,7 +1,7 @@
 """A whole PiPa iteration with optimiser, all terms on, beside a plain-PyTorch twin: same process, same images, same
 weights, losses of the first iteration checked equal. DAFormer and HRDA on MiT-B0, 2 + 2 images of 256 x 256.
 
-    python benchmarks/step.py [--rounds 5] [--threads 1] [--only daformer]
+    python benchmarks/step.py [--rounds 5] [--threads 1] [--only daformer] [--arch b5]
 
 Prints seconds (of processor time, which a busy machine disturbs least; `--wall` takes the clock), ratio, extra memory
 at the peak, and where our iteration spends its time.
@@ -78,13 +78,12 @@ class MiddleCrop:
         return (low + high) // 2
 
 
-def network(kind: str, plain: bool, drop: float) -> Any:
+def network(kind: str, plain: bool, drop: float, arch: str = "b0") -> Any:
     """A segmentor; `plain`: with mmsegmentation's own encoder and torch's own convolutions."""
-    sizes = {"num_heads": (1, 2, 5, 8), **ARCHITECTURES["b0"]}
+    sizes = {"num_heads": (1, 2, 5, 8), **ARCHITECTURES[arch]}
+    channels = tuple(heads * sizes["embed_dims"] for heads in (1, 2, 5, 8))
     params = dict(embed_dims=256, fusion_cfg="sepaspp")
-    head = dict(
-        type="DAFormerHead", in_channels=(32, 64, 160, 256), channels=256, dropout_ratio=drop, align_corners=False
-    )
+    head = dict(type="DAFormerHead", in_channels=channels, channels=256, dropout_ratio=drop, align_corners=False)
     head |= dict(num_classes=CLASSES, norm_cfg=dict(type="BN", requires_grad=True), decoder_params=params)
     model = dict(type="EncoderDecoder", test_cfg=dict(mode="whole"), decode_head=head)
     model["backbone"] = dict(type="MixVisionTransformer" if plain else "MiT", drop_path_rate=drop, **sizes)
@@ -95,7 +94,7 @@ def network(kind: str, plain: bool, drop: float) -> Any:
     built.rng = MiddleCrop()
     if plain:
         # The published constants, which ours has too; and torch's convolution again.
-        reference = dict(MiT("b0").named_modules())
+        reference = dict(MiT(arch).named_modules())
         for name, layer in built.named_modules():
             if isinstance(layer, nn.LayerNorm):
                 layer.eps = reference[name.removeprefix("backbone.")].eps
@@ -192,10 +191,10 @@ class Ours:
         return log
 
 
-def sides(kind: str, drop: float) -> tuple[Callable[..., Ours], TwinStep]:
+def sides(kind: str, drop: float, arch: str) -> tuple[Callable[..., Ours], TwinStep]:
     """What makes ours, and the twin, with equal weights."""
     torch.manual_seed(0)
-    student, plain = network(kind, False, drop), network(kind, True, drop)
+    student, plain = network(kind, False, drop, arch), network(kind, True, drop, arch)
     student.init_weights()
     for norm in student.modules():
         if isinstance(norm, nn.LayerNorm):
@@ -218,9 +217,9 @@ def sides(kind: str, drop: float) -> tuple[Callable[..., Ours], TwinStep]:
     return ours, TwinStep(plain, teacher, frozen, copy.deepcopy(heads), settings)
 
 
-def check(kind: str, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+def check(kind: str, arch: str, batch: tuple[Tensor, Tensor, Tensor]) -> float:
     """Largest difference of the losses that both compute in the same way; the pixel term draws its own samples."""
-    make, twin = sides(kind, drop=0.0)
+    make, twin = sides(kind, 0.0, arch)
     ours, theirs = make()(*batch, draws=DRAWS), twin(*batch, DRAWS)
     names = ("loss_source", "loss_feature_distance", "loss_mix", "acc_source", "acc_mix")
     difference = {n: abs(float(ours[n]) - theirs[n]) / max(abs(theirs[n]), 1e-3) for n in (*names, "loss_patch")}
@@ -255,6 +254,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="")
+    parser.add_argument("--arch", default="b0", choices=sorted(ARCHITECTURES), help="encoder, MiT-B0 to B5")
     parser.add_argument("--wall", action="store_true", help="seconds of the clock instead of the processor's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -268,8 +268,8 @@ def main() -> None:
     for kind in ("daformer", "hrda"):
         if options.only not in kind:
             continue
-        found = check(kind, batch)
-        make, twin = sides(kind, drop=0.1)
+        found = check(kind, options.arch, batch)
+        make, twin = sides(kind, 0.1, options.arch)
         ours, half = make(), make(half=True)
         runs: dict[str, Callable[[], Any]] = {
             "twin": lambda twin=twin: twin(*batch, DRAWS),
@@ -286,7 +286,7 @@ def main() -> None:
                 start = clock()
                 run()
                 best[name] = min(best[name], clock() - start)
-        print(f"**{kind}**, losses equal to {found:.0e}\n")
+        print(f"**{kind}**, MiT-{options.arch.upper()}, losses equal to {found:.0e}\n")
         print("| | seconds | twin / this | extra MB | this / twin |\n|---|---:|---:|---:|---:|")
         for name in runs:
             ratio, share = best["twin"] / best[name], memory[name] / memory["twin"]
