@@ -5,8 +5,7 @@
 //! - `loss`: the streaming contrast, pixel and patch contrast, cross entropy, feature distance, memory bank
 //! - `anchors`, `patches`: which pixels are compared; geometry of overlapping crops
 //! - `pseudo_label`, `mix`, `augment`, `masking`, `teacher`: the target side of an iteration
-//! - `host`: kernels on host memory, counting, label files, the loader, the embedded domain
-//!   pair
+//! - `host`: kernels on host memory, counting, label files, the loader, the embedded domain pair
 //! - `rng`, `shape`, `error`: random numbers, argument checks, the one error type
 //! - `python`: the only place that uses pyo3
 

@@ -1,7 +1,7 @@
 //! Counting on label maps: confusion matrix and pixels per class.
 
 use super::pool;
-use super::slice::{labels, Id, Labels};
+use super::slice::{labels, stray_id, Id, Labels};
 use crate::error::{Error, Result};
 use crate::shape::{check_integer, check_size};
 use crate::with_labels;
@@ -15,9 +15,20 @@ const CHUNK: usize = 1 << 18;
 /// Maps are made of areas: where so many neighbours agree they count as one.
 const RUN: usize = 16;
 
-/// All values are equal. Written without a branch, so that it vectorises.
-fn constant<T: Copy + PartialEq>(run: &[T]) -> bool {
-    run.iter().fold(true, |same, &v| same & (v == run[0]))
+/// All values are equal. An array has a length known to the compiler: a few instructions compare it.
+fn constant<T: Copy + PartialEq>(run: &[T; RUN]) -> bool {
+    *run == [run[0]; RUN]
+}
+
+/// Place of an id in a table: the id itself below `n`, `n` for `ignore`, `n + 1` for strays.
+fn place(id: i64, n: usize, ignore: i64) -> usize {
+    if id == ignore {
+        n
+    } else if (id as u64) < n as u64 {
+        id as usize
+    } else {
+        n + 1
+    }
 }
 
 /// Counts of (label, prediction) pairs as i64 [C,C]: rows are labels, columns are predictions. Pixels whose label is
@@ -60,8 +71,7 @@ fn count_pairs<P: Id, L: Id>(
         count_large(prediction, label, n, ignore)
     };
     if total[(n + 1) * width..].iter().any(|&c| c > 0) {
-        let stray = label.iter().map(|v| v.id()).find(|&v| v != ignore && !(0..classes).contains(&v));
-        return Err(stray_error("label", stray, classes, ignore));
+        return Err(stray_error("label", stray_id(label, classes, ignore), classes, ignore));
     }
     if (0..n).any(|row| total[row * width + n..(row + 1) * width].iter().any(|&c| c > 0)) {
         let counted = prediction.iter().zip(label).filter(|(_, l)| l.id() != ignore);
@@ -101,9 +111,8 @@ fn count_chunk<P: Id, L: Id>(tables: &mut Tables, prediction: &[P], label: &[L],
         t0[usize::from(slot(p, l)) % SLOTS] += 1;
     }
     for (p, l) in p_runs.zip(l_runs) {
-        // Arrays of a known length, which a few instructions compare.
         let (Ok(p), Ok(l)) = (<&[P; RUN]>::try_from(p), <&[L; RUN]>::try_from(l)) else { continue };
-        if *p == [p[0]; RUN] && *l == [l[0]; RUN] {
+        if constant(p) && constant(l) {
             t0[usize::from(slot(p[0], l[0])) % SLOTS] += RUN as u32;
             continue;
         }
@@ -134,12 +143,11 @@ fn long_long(tables: &mut Tables, prediction: &[i64], label: &[i64], classes: u1
 
 fn count_large<P: Id, L: Id>(prediction: &[P], label: &[L], n: usize, ignore: i64) -> Vec<i64> {
     let width = n + 2;
-    let place = |id: i64| if (id as u64) < n as u64 { id as usize } else { n + 1 };
     let size = width * width;
     let count = |mut table: Vec<i64>, (p, l): (&[P], &[L])| {
         for (&p, &l) in p.iter().zip(l) {
-            let row = if l.id() == ignore { n } else { place(l.id()) };
-            table[row * width + place(p.id())] += 1;
+            // Predictions know no ignored id.
+            table[place(l.id(), n, ignore) * width + place(p.id(), n, i64::MIN)] += 1;
         }
         table
     };
@@ -175,15 +183,7 @@ pub fn count_ids<L: Id>(label: &[L], classes: i64, ignore: i64) -> Result<Vec<i6
     // Two extra places, for ignored and for stray ids.
     let n = classes as usize;
     let lane: [usize; 4] = std::array::from_fn(|i| (n + 2) * i);
-    let slot = |l: L| {
-        let id = l.id();
-        let place = if (id as u64) < classes as u64 { id as usize } else { n + 1 };
-        if id == ignore {
-            n
-        } else {
-            place
-        }
-    };
+    let slot = |l: L| place(l.id(), n, ignore);
     let total = pool::run(|| {
         label
             .par_chunks(CHUNK.max(n))
@@ -192,6 +192,7 @@ pub fn count_ids<L: Id>(label: &[L], classes: i64, ignore: i64) -> Result<Vec<i6
                 let runs = chunk.chunks_exact(RUN);
                 runs.remainder().iter().for_each(|&l| table[slot(l)] += 1);
                 for run in runs {
+                    let Ok(run) = <&[L; RUN]>::try_from(run) else { continue };
                     if constant(run) {
                         table[slot(run[0])] += RUN as i64;
                     } else {
@@ -203,8 +204,7 @@ pub fn count_ids<L: Id>(label: &[L], classes: i64, ignore: i64) -> Result<Vec<i6
             .reduce(|| vec![0; n + 2], added)
     });
     if total[n + 1] > 0 {
-        let stray = label.iter().map(|v| v.id()).find(|&v| v != ignore && !(0..classes).contains(&v));
-        return Err(stray_error("label", stray, classes, ignore));
+        return Err(stray_error("label", stray_id(label, classes, ignore), classes, ignore));
     }
     Ok(total[..n].to_vec())
 }
