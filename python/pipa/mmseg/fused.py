@@ -22,7 +22,7 @@ from pipa import imagefile
 from pipa._core import load_crop
 from pipa.imagefile import DataError
 from pipa.mmseg.draws import Draw, seeded
-from pipa.mmseg.transforms import VALID, LoadImage, LoadLabel, PackUnlabelled, PseudoMargins, SyncCrop, apply_map
+from pipa.mmseg.transforms import VALID, LoadImage, LoadLabel, PackUnlabelled, PseudoMargins, SyncCrop, apply_map, run
 
 # Transforms that draw nothing: threads may run them.
 _QUIET = (PackSegInputs, PackUnlabelled)
@@ -114,16 +114,8 @@ class Fused:
         if self.loud:  # the rest goes on drawing where the start has stopped
             with seeded(draw, attempt):
                 np.random.randint(0, 2**32, size=words, dtype=np.uint32)  # noqa: NPY002
-                return self._finish(results)
-        return self._finish(results)
-
-    def _finish(self, results: dict) -> dict:
-        for transform in self.rest:
-            path = results.get("img_path")
-            results = transform(results)
-            if results is None:
-                raise DataError(f"{path}: {type(transform).__name__} gave nothing for this image")
-        return results
+                return run(self.rest, results)
+        return run(self.rest, results)
 
     def _start(self, info: dict, seed: list[int], wanted: tuple[int, float, int] | None) -> tuple[dict, int]:
         name, table = info["img_path"], self._ids(info)

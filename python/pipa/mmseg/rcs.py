@@ -22,7 +22,7 @@ from mmseg.registry import DATASETS
 from pipa.imagefile import DataError
 from pipa.mmseg.ahead import SampledAhead
 from pipa.mmseg.draws import RARE_CLASS, Draw, seeded
-from pipa.mmseg.transforms import LoadLabel
+from pipa.mmseg.transforms import LoadLabel, run
 
 STATS_FILE, SAMPLES_FILE = "sample_class_stats.json", "samples_with_class.json"
 
@@ -185,24 +185,15 @@ class RareClassSampling(SampledAhead):
 
     def load(self, index: int, wanted: int) -> dict:
         """Decode once, crop until enough pixels of the class are in it, then run the rest of the pipeline."""
-        loaded = self._run(self.once, self.dataset.get_data_info(int(index)))
+        loaded = run(self.once, self.dataset.get_data_info(int(index)))
         crop, rest = self.per_crop[:1], self.per_crop[1:]
         need = self.min_pixels * self.min_crop_ratio
         for _ in range(self.tries if crop else 1):
             # a crop only cuts views: a shallow copy of the sample with its own list of fields is enough
-            results = self._run(crop, {**loaded, "seg_fields": list(loaded.get("seg_fields", []))})
+            results = run(crop, {**loaded, "seg_fields": list(loaded.get("seg_fields", []))})
             if need <= 0 or np.count_nonzero(results["gt_seg_map"] == wanted) > need:
                 break
-        return self._run(rest, results)
-
-    @staticmethod
-    def _run(transforms: Sequence[Any], results: dict) -> dict:
-        for transform in transforms:
-            path = results.get("img_path")
-            results = transform(results)
-            if results is None:
-                raise DataError(f"{path}: {type(transform).__name__} gave nothing for this image")
-        return results
+        return run(rest, results)
 
     def _labels(self) -> list[str]:
         labels = [self.dataset.get_data_info(i).get("seg_map_path") for i in range(len(self.dataset))]

@@ -22,6 +22,16 @@ from pipa.imagefile import DataError
 VALID = "valid_map"
 
 
+def run(transforms: Sequence[Any], results: dict) -> dict:
+    """The transforms one after the other; one that gives nothing is a DataError that names it and the image."""
+    for transform in transforms:
+        path = results.get("img_path")
+        results = transform(results)
+        if results is None:
+            raise DataError(f"{path}: {type(transform).__name__} gave nothing for this image")
+    return results
+
+
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
     """`img`: uint8 [H, W, 3] BGR, as mmcv's LoadImageFromFile, but a bad file is an error that names it.
