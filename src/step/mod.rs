@@ -108,7 +108,9 @@ impl Step {
         let batch = check_batch(batch, &self.settings)?;
         let size = (batch.source.size()[2], batch.source.size()[3]);
         let images = batch.source.size()[0];
-        group.meet(Place::Begin, &self.facts(images, size))?;
+        if group.world() > 1 {
+            group.meet(Place::Begin, &self.facts(images, size))?;
+        }
         // A failed iteration must not move the stream of random numbers: a retry then sees the same draws.
         let mut rng = self.rng.clone();
         let draws = match call.draws {
