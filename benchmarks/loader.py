@@ -88,10 +88,11 @@ def datasets(root: Path, kind: str, ours: list[dict], theirs: list[dict]) -> tup
     return tuple(DATASETS.build(config) for config in built)
 
 
-def clock(work: Callable[[], Any]) -> tuple[Any, float]:
+def clock(work: Callable[[], Any]) -> float:
+    """Milliseconds of this thread's CPU time."""
     start = time.thread_time()
-    result = work()
-    return result, 1e3 * (time.thread_time() - start)
+    work()
+    return 1e3 * (time.thread_time() - start)
 
 
 def retried(dataset: Any, index: int, wanted: int, need: float) -> tuple[dict, int]:
@@ -121,29 +122,37 @@ def measure(root: Path, case: tuple, count: int, rounds: int) -> str:
     root = root / size
     ours, single, theirs = datasets(root, kind, *pipelines(scale, crop, retries is not None))
     files = sorted(Path(ours.get_data_info(i)["img_path"]).name for i in range(count))
+    wanted = [rarest(root, int(file.split(".")[0])) if retries else 0 for file in files]
     need = MIN_PIXELS * RATIO[crop]
-    times: tuple[list[float], list[float]] = ([], [])
     tries = []
-    for number in range(rounds * count):
-        index = number % count
-        draw = Draw(index, 1, 0, number)
-        if retries:
-            wanted = rarest(root, int(files[index].split(".")[0]))
-            info, rule = ours.get_data_info(index), (wanted, need, TRIES)
-            sample, spent = clock(lambda info=info, draw=draw, rule=rule: ours.fused()(info, draw, 0, rule))
-            with seeded(draw):
-                equal(sample, _Sampling(single, need).load(draw, wanted))
-            with seeded(draw):
-                (_, tried), other = clock(lambda index=index, wanted=wanted: retried(theirs, index, wanted, need))
-            tries.append(tried)
-        else:
-            sample, spent = clock(lambda draw=draw: ours[draw])
-            with seeded(draw):
-                expected, other = clock(lambda index=index: theirs[index])
-            equal(sample, expected)
-        if number >= count:  # the first round warms up
-            times[0].append(spent)
-            times[1].append(other)
+
+    def mine(draw: Draw) -> dict:
+        return ours.fused()(ours.get_data_info(draw), draw, 0, (wanted[draw], need, TRIES)) if retries else ours[draw]
+
+    def others(draw: Draw) -> dict:
+        if not retries:
+            return theirs[int(draw)]
+        sample, tried = retried(theirs, int(draw), wanted[draw], need)
+        tries.append(tried)
+        return sample
+
+    def check(draw: Draw) -> None:
+        sample = mine(draw)
+        with seeded(draw):
+            equal(sample, _Sampling(single, need).load(draw, wanted[draw]) if retries else others(draw))
+
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds):
+        draws = [Draw(index, 1, 0, turn * count + index) for index in range(count)]
+        for draw in draws:
+            check(draw)
+        # One side after the other: each finds caches and memory as it left them, as in a training.
+        for side, load in enumerate((mine, others)):
+            for draw in draws:
+                with seeded(draw):
+                    spent = clock(lambda load=load, draw=draw: load(draw))
+                if turn:  # the first one warms up
+                    times[side].append(spent)
     a, b = (statistics.fmean(values) for values in times)
     note = f", {statistics.fmean(tries):.1f} runs of mmseg's pipeline" if retries else ""
     return f"| {name}{note} | {1e3 / a:.1f} | {1e3 / b:.1f} | {b / a:.1f} |"
@@ -172,7 +181,7 @@ def decoding(root: Path, size: str, kind: str, count: int) -> str:
         del ways["ours"]
     shown = []
     for name, way in ways.items():
-        spent = [clock(lambda way=way, path=path: way(path))[1] for _ in range(4) for path in files][count:]
+        spent = [clock(lambda way=way, path=path: way(path)) for _ in range(4) for path in files][count:]
         shown.append(f"{name} {statistics.fmean(spent):.1f} ms")
     megabytes = statistics.fmean(Path(path).stat().st_size for path in files) / 1e6
     return f"decoding alone, {size} {kind}, {megabytes:.2f} MB: " + ", ".join(shown)

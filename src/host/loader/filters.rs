@@ -7,11 +7,11 @@
 use super::png::SLACK;
 
 /// Undoes `rows` rows of `stride` bytes (the first is the filter), the first `bytes` samples of each. `step` is the
-/// number of bytes of a pixel, 1 or 3. `data` ends with `png::SLACK` bytes that belong to no row. False where a row names
-/// no known filter, needed or not.
+/// number of bytes of a pixel, 1 or 3. `data` ends with `png::SLACK` bytes that belong to no row. False where one of
+/// them names no known filter.
 pub fn undo(data: &mut [u8], stride: usize, rows: usize, bytes: usize, step: usize) -> bool {
     let length = data.len().saturating_sub(SLACK);
-    if data[..length].chunks_exact(stride).any(|row| row[0] > 4) {
+    if data[..length].chunks_exact(stride).take(rows).any(|row| row[0] > 4) {
         return false;
     }
     let mut row = 0;

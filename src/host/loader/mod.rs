@@ -1,8 +1,9 @@
 //! From an image file and its label file to the arrays a training step takes, in one call.
 //!
-//! The label decides first: it is resized (nearest), candidate crops are counted on it, and when the crop is known,
-//! only the part of the image that the crop shows is unfiltered, resized and written, flipped, as channel planes. Every
-//! decision and every pixel is the one of the transforms LoadImage, LoadLabel, Resize, SyncCrop and RandomFlip.
+//! The label decides first: it is resized (nearest), candidate crops are counted on it, and when the crop is known, the
+//! image is inflated down to the crop's last row, and only the part that the crop shows is unfiltered, resized and written,
+//! flipped, as channel planes. Every decision and every pixel is the one of the transforms LoadImage, LoadLabel, Resize,
+//! SyncCrop and RandomFlip.
 //!
 //! A file of an unusual kind (interlaced, palette image, 16 bit, damaged, ...) gives None instead of an error: the
 //! caller then reads it with the decoders that convert such files or say what is wrong with them, and hands over pixels.
@@ -10,6 +11,8 @@
 pub mod choice;
 pub mod draws;
 pub mod filters;
+mod huffman;
+mod inflate;
 pub mod photo;
 pub mod png;
 pub mod resize;
@@ -82,8 +85,9 @@ pub struct Sample {
 /// Buffers that a thread keeps from image to image: fresh pages for 10 MB cost as much as resizing.
 #[derive(Default)]
 struct Scratch {
-    file: Vec<u8>,
+    image_file: Vec<u8>,
     image: Vec<u8>,
+    label_file: Vec<u8>,
     label: Vec<u8>,
     ids: Vec<u8>,
     crop: Vec<u8>,
@@ -116,11 +120,11 @@ fn load_with(
     wanted: Option<Wanted>,
     name: &str,
 ) -> Result<Option<Sample>> {
-    let Scratch { file, image: image_rows, label: label_rows, ids, crop } = scratch;
-    let stored = match image {
-        Image::Pixels { pixels, .. } => (pixels.dim().0, pixels.dim().1),
-        Image::File(path) => match png::inflate(path, png::Kind::Colour, file, image_rows) {
-            Some(size) => size,
+    let Scratch { image_file, image: image_rows, label_file, label: label_rows, ids, crop } = scratch;
+    let (stored, packed) = match image {
+        Image::Pixels { pixels, .. } => ((pixels.dim().0, pixels.dim().1), None),
+        Image::File(path) => match png::read(path, png::Kind::Colour, image_file) {
+            Some(packed) => ((packed.height, packed.width), Some(packed)),
             None => return Ok(None),
         },
     };
@@ -132,7 +136,7 @@ fn load_with(
     let map = match label {
         None => None,
         Some(label) => {
-            let Some(size) = label.read(file, label_rows, ids) else { return Ok(None) };
+            let Some(size) = label.read(label_file, label_rows, ids) else { return Ok(None) };
             if size != stored {
                 return Ok(None);
             }
@@ -147,15 +151,16 @@ fn load_with(
     if let Some(fill) = plan.fill {
         planes.outer_iter_mut().zip(fill).for_each(|(mut plane, value)| plane.fill(value));
     }
-    match image {
-        Image::Pixels { pixels, bgr } => {
+    match (image, packed) {
+        (Image::Pixels { pixels, bgr }, _) => {
             let rows = photo::Pixels { pixels: *pixels };
             photo::cut(&rows, &region, *bgr, &mut planes);
         }
-        Image::File(_) => {
+        (Image::File(_), packed) => {
             let (rows, columns) = region.reach();
             let stride = 1 + 3 * stored.1;
-            if !filters::undo(image_rows, stride, rows, 3 * columns, 3) {
+            let inflated = packed.and_then(|packed| packed.inflate(rows, image_rows));
+            if inflated.is_none() || !filters::undo(image_rows, stride, rows, 3 * columns, 3) {
                 return Ok(None);
             }
             photo::cut(&photo::Rows { bytes: image_rows, stride }, &region, false, &mut planes);
@@ -176,7 +181,9 @@ impl Label<'_> {
                 Some(given.dim())
             }
             Label::File { path, table } => {
-                let (height, width) = png::inflate(path, png::Kind::Ids, file, rows)?;
+                let packed = png::read(path, png::Kind::Ids, file)?;
+                let (height, width) = (packed.height, packed.width);
+                packed.inflate(height, rows)?;
                 if !filters::undo(rows, 1 + width, height, width, 1) {
                     return None;
                 }

@@ -58,7 +58,14 @@ pub fn cut(source: &impl Source, region: &Region, bgr: bool, planes: &mut Array3
         for y in 0..rows {
             let row = &source.row(region.top + y, &mut buffer)[3 * region.left..3 * (region.left + columns)];
             let [a, b, c] = &mut targets;
-            split(row, order, region.flipped, [&mut a[place(y)], &mut b[place(y)], &mut c[place(y)]]);
+            let mut planes = [&mut a[place(y)], &mut b[place(y)], &mut c[place(y)]];
+            if !bgr {
+                planes.reverse();
+            }
+            split(row, &mut planes);
+            if region.flipped {
+                planes.into_iter().for_each(|plane| plane.reverse());
+            }
         }
         return;
     }
@@ -66,6 +73,7 @@ pub fn cut(source: &impl Source, region: &Region, bgr: bool, planes: &mut Array3
     if region.flipped {
         across.reverse();
     }
+    let mut across = Across::new(&across, order);
     let down = linear(region.stored.0, region.resized.0, region.top, rows, true);
     // Two stored rows, resized across: three planes each.
     let mut lines = [vec![0i16; 3 * columns], vec![0i16; 3 * columns]];
@@ -77,7 +85,7 @@ pub fn cut(source: &impl Source, region: &Region, bgr: bool, planes: &mut Array3
                 Some(slot) => slot,
                 None => {
                     let slot = usize::from(held[0] == tap.first);
-                    squeeze(source.row(needed, &mut buffer), &across, order, &mut lines[slot]);
+                    across.squeeze(source.row(needed, &mut buffer), &mut lines[slot]);
                     held[slot] = needed;
                     slot
                 }
@@ -90,27 +98,64 @@ pub fn cut(source: &impl Source, region: &Region, bgr: bool, planes: &mut Array3
     }
 }
 
-/// Interleaved pixels into planes.
-fn split(row: &[u8], order: [usize; 3], flipped: bool, planes: [&mut [u8]; 3]) {
-    for (plane, c) in planes.into_iter().zip(order) {
-        let pixels = row.chunks_exact(3).map(|pixel| pixel[c]);
-        if flipped {
-            plane.iter_mut().rev().zip(pixels).for_each(|(to, from)| *to = from);
-        } else {
-            plane.iter_mut().zip(pixels).for_each(|(to, from)| *to = from);
+/// Interleaved pixels into planes, the first channel into the first one.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn split(row: &[u8], planes: &mut [&mut [u8]; 3]) {
+    let [a, b, c] = planes;
+    let n = row.len() / 3;
+    let (a, b, c, row) = (&mut a[..n], &mut b[..n], &mut c[..n], &row[..3 * n]);
+    for i in 0..n {
+        (a[i], b[i], c[i]) = (row[3 * i], row[3 * i + 1], row[3 * i + 2]);
+    }
+}
+
+/// Resizes rows across.
+struct Across {
+    /// Where the two stored pixels of each column begin in a row.
+    places: Vec<u32>,
+    /// Of the first and of the second: weights, and the pixels of a row (the lowest three bytes).
+    weights: [Vec<u32>; 2],
+    pixels: [Vec<u32>; 2],
+    order: [usize; 3],
+}
+
+impl Across {
+    fn new(taps: &[Tap], order: [usize; 3]) -> Across {
+        let weights = |i: usize| taps.iter().map(|tap| tap.weights[i] as u32).collect();
+        // The second pixel is the next one, or weighs nothing.
+        let places = taps.iter().map(|tap| 3 * tap.first as u32).collect();
+        let pixels = [vec![0; taps.len()], vec![0; taps.len()]];
+        Across { places, weights: [weights(0), weights(1)], pixels, order }
+    }
+
+    /// Into planes; values are 128 times those of the pixels.
+    fn squeeze(&mut self, row: &[u8], line: &mut [i16]) {
+        let [first, second] = &mut self.pixels;
+        for ((&place, first), second) in self.places.iter().zip(first).zip(second) {
+            let pair = pair(row, place as usize);
+            (*first, *second) = (pair as u32, (pair >> 24) as u32);
+        }
+        for (plane, channel) in line.chunks_exact_mut(self.places.len()).zip(self.order) {
+            mix(&self.pixels, &self.weights, channel as u32, plane);
         }
     }
 }
 
-/// Resizes a row across, into planes; values are 128 times those of the pixels.
-fn squeeze(row: &[u8], across: &[Tap], order: [usize; 3], line: &mut [i16]) {
-    let (a, rest) = line.split_at_mut(across.len());
-    let (b, c) = rest.split_at_mut(across.len());
-    for (((tap, a), b), c) in across.iter().zip(a).zip(b).zip(c) {
-        let (p, q) = (&row[3 * tap.first..3 * tap.first + 3], &row[3 * tap.second..3 * tap.second + 3]);
-        let [v, w] = tap.weights.map(i32::from);
-        let mixed = |c: usize| ((i32::from(p[c]) * v + i32::from(q[c]) * w) >> 4) as i16;
-        (*a, *b, *c) = (mixed(order[0]), mixed(order[1]), mixed(order[2]));
+/// Two pixels, the first one lowest.
+fn pair(row: &[u8], place: usize) -> u64 {
+    match row.get(place..place + 8).and_then(|eight| eight.try_into().ok()) {
+        Some(eight) => u64::from_le_bytes(eight),
+        None => row[place..].iter().rev().fold(0, |pair, &byte| pair << 8 | u64::from(byte)),
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn mix(pixels: &[Vec<u32>; 2], weights: &[Vec<u32>; 2], channel: u32, plane: &mut [i16]) {
+    let part = |pixel: u32, weight: u32| (pixel >> (8 * channel) & 255) * weight;
+    let first = pixels[0].iter().zip(&weights[0]);
+    let second = pixels[1].iter().zip(&weights[1]);
+    for ((out, (&p, &v)), (&q, &w)) in plane.iter_mut().zip(first).zip(second) {
+        *out = ((part(p, v) + part(q, w)) >> 4) as i16;
     }
 }
 

@@ -1,6 +1,8 @@
-//! The usual PNG, fast: 8-bit RGB images and 8-bit grey or palette labels, not interlaced. Every checksum is verified.
+//! The usual PNG, fast: 8-bit RGB images and 8-bit grey or palette labels, not interlaced. Every chunk's checksum is
+//! verified, and that of the pixels where all of them are inflated.
 //! Anything else, damage included, gives None: `crate::host::png` and Pillow know more kinds and have the messages.
 
+use super::inflate::{self, inflate};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -11,33 +13,37 @@ pub enum Kind {
     Ids,
 }
 
-/// Bytes behind the last row that the vector code may read.
-pub const SLACK: usize = 8;
+/// Bytes behind the last row that are written over.
+pub const SLACK: usize = inflate::SLACK;
 const LARGEST: usize = 1 << 30;
 const MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// Reads `path` and inflates it into `rows`: per row one filter byte and the filtered samples. Returns (height, width).
-pub fn inflate(path: &Path, kind: Kind, file: &mut Vec<u8>, rows: &mut Vec<u8>) -> Option<(usize, usize)> {
+/// An image whose pixels lie at the start of its file's buffer, compressed.
+pub struct Packed<'a> {
+    pub height: usize,
+    pub width: usize,
+    stride: usize,
+    bytes: usize,
+    file: &'a [u8],
+}
+
+/// Reads `path` into `file`.
+pub fn read<'a>(path: &Path, kind: Kind, file: &'a mut Vec<u8>) -> Option<Packed<'a>> {
     file.clear();
     File::open(path).ok()?.read_to_end(file).ok()?;
-    let (height, width, packed) = gather(file, kind)?;
-    let samples = if kind == Kind::Colour { 3 } else { 1 };
-    let size = width.checked_mul(samples)?.checked_add(1)?.checked_mul(height)?;
-    if size > LARGEST {
-        return None;
+    let (height, width, bytes) = gather(file, kind)?;
+    let stride = width.checked_mul(if kind == Kind::Colour { 3 } else { 1 })?.checked_add(1)?;
+    (stride.checked_mul(height)? <= LARGEST).then_some(Packed { height, width, stride, bytes, file })
+}
+
+impl Packed<'_> {
+    /// Inflates the first `count` rows, or a few more, into `rows`, which gets room for all: per row one filter byte and the
+    /// filtered samples.
+    pub fn inflate(&self, count: usize, rows: &mut Vec<u8>) -> Option<()> {
+        rows.resize(self.height * self.stride + SLACK, 0);
+        // Behind the pixels lie a checksum and the end marker, sixteen bytes.
+        inflate(self.file, self.bytes, rows, count * self.stride)
     }
-    rows.resize(size + SLACK, 0);
-    let mut decompressor = fdeflate::Decompressor::new();
-    let (mut taken, mut made) = (0, 0);
-    while !decompressor.is_done() {
-        let (read, written) = decompressor.read(&file[taken..packed], &mut rows[..size], made, true).ok()?;
-        if (read, written) == (0, 0) && !decompressor.is_done() {
-            return None; // more pixels than the header says
-        }
-        taken += read;
-        made += written;
-    }
-    (made == size).then_some((height, width))
 }
 
 fn number(bytes: &[u8]) -> Option<usize> {
