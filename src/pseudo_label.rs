@@ -54,14 +54,15 @@ impl PseudoLabel {
             return Err(Error::value(format!("ignore_top, ignore_bottom: expected at least 0, got {top}, {bottom}")));
         }
         let logits = logits_bchw.f_detach()?;
-        let (label, share) = if host::fused(&[&logits]) && logits.f_kind()? != Kind::Double {
-            label_host(&logits, self.threshold as f32)?
-        } else {
-            label_ops(&logits, self.threshold)?
-        };
+        let on_host = host::fused(&[&logits]) && logits.f_kind()? != Kind::Double;
+        let (label, share) =
+            if on_host { label_host(&logits, self.threshold as f32)? } else { label_ops(&logits, self.threshold)? };
         let share = mean(group, &share)?;
         let size = label.size();
-        let mut weight = share.f_expand(&size, false)?.f_contiguous()?;
+        let mut weight = match on_host {
+            true => spread_host(&share, &size)?,
+            false => share.f_expand(&size, false)?.f_contiguous()?,
+        };
         let height = size[1];
         let (top, bottom) = (self.ignore_top.min(height), self.ignore_bottom.min(height));
         let _ = weight.f_narrow(1, 0, top)?.f_zero_()?;
@@ -125,6 +126,15 @@ fn label_host(logits: &Tensor, threshold: f32) -> Result<(Tensor, Tensor)> {
     Ok((label.into_tensor(), Tensor::f_from_slice(&[share])?.f_squeeze()?))
 }
 
+/// A tensor of one value. Not by libtorch, whose threads go on spinning where the next kernel wants to run.
+fn spread_host(value: &Tensor, size: &[i64]) -> Result<Tensor> {
+    let value = view::<f32>(value)?[0];
+    let mut weight = output::<f32>(size)?;
+    let all: &mut [f32] = &mut weight;
+    pool::run(|| all.par_chunks_mut(1 << 16).for_each(|part| part.fill(value)));
+    Ok(weight.into_tensor())
+}
+
 /// Labels of the pixels from `first` on in `logits` [C,pixels]; returns how many are confident. `held`: scratch space,
 /// one row per class.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
@@ -136,7 +146,7 @@ fn label_block(
     held: &mut [[f32; LANES]],
     label: &mut [i64],
 ) -> u64 {
-    let mut count = 0u32;
+    let (mut count, mut rest) = (0u32, [0f32; LANES]);
     for (i, label) in label.chunks_mut(LANES).enumerate() {
         let (start, n) = (first + i * LANES, label.len());
         let mut best = [f32::NEG_INFINITY; LANES];
@@ -145,16 +155,20 @@ fn label_block(
             let plane = &logits[c * pixels + start..(c + 1) * pixels];
             // Few bytes are taken from each of many planes: too few for the machine to foresee the next ones.
             prefetch(plane, 2 * LANES, LANES);
-            match plane.first_chunk::<LANES>() {
-                Some(whole) if n == LANES => *held = *whole,
-                _ => held[..n].copy_from_slice(&plane[..n]),
-            }
+            let whole = match plane.first_chunk::<LANES>() {
+                Some(whole) if n == LANES => whole,
+                _ => {
+                    rest[..n].copy_from_slice(&plane[..n]);
+                    &rest
+                }
+            };
             if c == 0 {
-                best = *held;
+                best = *whole;
             }
             for j in 0..LANES {
-                let better = held[j] > best[j];
-                best[j] = if better { held[j] } else { best[j] };
+                held[j] = whole[j]; // here, because a copy of the whole would be a call
+                let better = whole[j] > best[j];
+                best[j] = if better { whole[j] } else { best[j] };
                 class[j] = if better { c as i32 } else { class[j] };
             }
         }
