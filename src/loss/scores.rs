@@ -18,8 +18,12 @@ pub struct Scores<'a> {
     bias_m: Option<Tensor>,
     buffer: Tensor,
     tile: (i64, i64),
-    floor: f64,
+    /// No score is larger than this in magnitude: rows have length one.
+    bound: f64,
 }
+
+/// Up to here exponentials of scores and their sums stay far inside float32, and need no shift by the row's maximum.
+const UNSHIFTED: f64 = 40.0;
 
 /// What one pass over the scores gives.
 pub struct Sweep {
@@ -57,8 +61,7 @@ impl<'a> Scores<'a> {
             bias_m,
             buffer: Tensor::f_empty([tile.0 * tile.1], options)?,
             tile,
-            // Below any score, yet finite: a row without keys then sums to zero instead of NaN.
-            floor: -1.5 / temperature,
+            bound: 1.0 / temperature,
         })
     }
 
@@ -88,18 +91,22 @@ impl<'a> Scores<'a> {
         let anchor_nd = want_anchor.then(|| self.anchor_nd.f_zeros_like()).transpose()?;
         let mut key_md = want_key.then(|| self.key_md.f_zeros_like()).transpose()?;
         for (i, rows) in blocks(n, self.tile.0) {
-            let mut top = Tensor::f_full([rows, 1], self.floor, options)?;
+            // Below any score, yet finite: a row without keys then sums to zero instead of NaN.
+            let mut top = Tensor::f_full([rows, 1], -1.5 * self.bound, options)?;
             let mut sum = Tensor::f_zeros([rows, 1], options)?;
             let mut kept = None;
             for (j, columns) in blocks(m, self.tile.1) {
                 let mut scores = self.tile(i, rows, j, columns)?;
-                let higher = top.f_maximum(&scores.f_amax([1i64], true)?)?;
-                let part = scores.f_sub_(&higher)?.f_exp_()?.f_sum_dim_intlist(1i64, true, options.0)?;
-                sum = sum.f_mul(&top.f_sub(&higher)?.f_exp()?)?.f_add(&part)?;
-                top = higher;
+                if self.bound > UNSHIFTED {
+                    let higher = top.f_maximum(&scores.f_amax([1i64], true)?)?;
+                    let _ = scores.f_sub_(&higher)?;
+                    sum = sum.f_mul(&top.f_sub(&higher)?.f_exp()?)?;
+                    top = higher;
+                }
+                sum = sum.f_add(&scores.f_exp_()?.f_sum_dim_intlist(1i64, true, options.0)?)?;
                 kept = Some(scores);
             }
-            let log_sum = sum.f_log()?.f_add(&top)?;
+            let log_sum = if self.bound > UNSHIFTED { sum.f_log()?.f_add(&top)? } else { sum.f_log()? };
             log_sum_n.f_narrow(0, i, rows)?.f_copy_(&log_sum.f_squeeze_dim(1)?)?;
             if !(want_anchor || want_key) {
                 continue;
