@@ -51,6 +51,8 @@ pub fn confusion_matrix(prediction: &Tensor, label: &Tensor, num_classes: i64, i
 type Tables = [[u32; SLOTS]; 4];
 /// Places of a table small enough for the nearest cache, and for 16-bit arithmetic, which vectorises.
 const SLOTS: usize = 1 << 11;
+/// Pixels whose slots are computed at once.
+const BLOCK: usize = 256;
 /// Adds the pairs of a chunk to the tables; arguments `classes` and `ignore` at the end.
 type CountChunk<P, L> = fn(&mut Tables, &[P], &[L], u16, i64);
 
@@ -102,22 +104,28 @@ fn count_small<P: Id, L: Id>(
 
 #[inline(always)]
 fn count_chunk<P: Id, L: Id>(tables: &mut Tables, prediction: &[P], label: &[L], classes: u16, ignore: i64) {
-    let width = classes + 2;
-    // Predictions know no ignored id.
-    let slot = |p: P, l: L| l.place(classes, ignore) * width + p.place(classes, i64::MIN);
-    let [t0, t1, t2, t3] = tables;
-    let (p_runs, l_runs) = (prediction.chunks_exact(RUN), label.chunks_exact(RUN));
-    for (&p, &l) in p_runs.remainder().iter().zip(l_runs.remainder()) {
-        t0[usize::from(slot(p, l)) % SLOTS] += 1;
+    let mut slots = [0u16; BLOCK];
+    for (p, l) in prediction.chunks(BLOCK).zip(label.chunks(BLOCK)) {
+        // A loop of its own, which vectorises. Predictions know no ignored id.
+        for ((slot, &p), &l) in slots.iter_mut().zip(p).zip(l) {
+            *slot = l.place(classes, ignore) * (classes + 2) + p.place(classes, i64::MIN);
+        }
+        count_slots(tables, &slots[..p.len()]);
     }
-    for (p, l) in p_runs.zip(l_runs) {
-        let (Ok(p), Ok(l)) = (<&[P; RUN]>::try_from(p), <&[L; RUN]>::try_from(l)) else { continue };
-        if constant(p) && constant(l) {
-            t0[usize::from(slot(p[0], l[0])) % SLOTS] += RUN as u32;
+}
+
+#[inline(always)]
+fn count_slots([t0, t1, t2, t3]: &mut Tables, slots: &[u16]) {
+    let runs = slots.chunks_exact(RUN);
+    for &slot in runs.remainder() {
+        t0[usize::from(slot) % SLOTS] += 1;
+    }
+    for run in runs {
+        if run.try_into().is_ok_and(constant) {
+            t0[usize::from(run[0]) % SLOTS] += RUN as u32;
             continue;
         }
-        let slots: [u16; RUN] = std::array::from_fn(|i| slot(p[i], l[i]));
-        for four in slots.chunks_exact(4) {
+        for four in run.chunks_exact(4) {
             t0[usize::from(four[0]) % SLOTS] += 1;
             t1[usize::from(four[1]) % SLOTS] += 1;
             t2[usize::from(four[2]) % SLOTS] += 1;
