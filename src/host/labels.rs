@@ -12,28 +12,20 @@ pub enum Ids {
     U16(Vec<u16>),
 }
 
-/// Pixels of each id, for ids 0..=255.
+/// Pixels of each id. Label maps are made of long runs: eight equal pixels are counted at once.
 pub fn count(ids: &[u8]) -> [u64; 256] {
-    // Four tables, because neighbouring pixels mostly have the same id and would wait for each other's store.
-    let mut tables = [[0u32; 256]; 4];
-    let mut total = [0u64; 256];
-    for block in ids.chunks(1 << 30) {
-        let mut quads = block.chunks_exact(4);
-        for quad in &mut quads {
-            for (table, &id) in tables.iter_mut().zip(quad) {
-                table[id as usize] += 1;
-            }
-        }
-        for &id in quads.remainder() {
-            tables[0][id as usize] += 1;
-        }
-        for table in &mut tables {
-            for (sum, counted) in total.iter_mut().zip(table) {
-                *sum += u64::from(std::mem::take(counted));
-            }
+    let mut counts = [0; 256];
+    let mut blocks = ids.chunks_exact(8);
+    for block in &mut blocks {
+        let eight = <[u8; 8]>::try_from(block).unwrap_or_default(); // always eight
+        if u64::from_ne_bytes(eight) == u64::from_ne_bytes([eight[0]; 8]) {
+            counts[block[0] as usize] += 8;
+        } else {
+            block.iter().for_each(|&id| counts[id as usize] += 1);
         }
     }
-    total
+    blocks.remainder().iter().for_each(|&id| counts[id as usize] += 1);
+    counts
 }
 
 impl Ids {

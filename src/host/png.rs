@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::host::labels::Ids;
+use crate::host::loader;
 use png::{BitDepth, ColorType, Compression, Decoder, DecodingError, Encoder, Transformations};
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
@@ -56,6 +57,9 @@ pub fn size(path: &Path) -> Result<(usize, usize)> {
 
 /// Ids as stored. Grey and palette files for `Channel::Only`, RGB or RGBA for `Channel::Red`.
 pub fn read(path: &Path, channel: Channel) -> Result<LabelFile> {
+    if let (Channel::Only, Some((height, width, ids))) = (channel, loader::label_ids(path)) {
+        return Ok(LabelFile { height, width, ids: Ids::U8(ids) });
+    }
     let mut reader = open(path)?;
     let needed = reader
         .output_buffer_size()

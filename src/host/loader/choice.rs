@@ -4,26 +4,11 @@ use super::draws::NumpyDraws;
 use super::resize::{nearest, Region};
 use super::Plan;
 use crate::error::{Error, Result};
+use crate::host::labels::count;
 use ndarray::{s, Array2, ArrayView2};
 
 /// Candidates that `cat_max_ratio` may refuse, as in mmseg's RandomCrop.
 const REFUSALS: usize = 10;
-
-/// Pixels of each id. Label maps are made of long runs: eight equal pixels are counted at once.
-pub fn count(ids: &[u8]) -> [u64; 256] {
-    let mut counts = [0; 256];
-    let mut blocks = ids.chunks_exact(8);
-    for block in &mut blocks {
-        let eight = <[u8; 8]>::try_from(block).unwrap_or_default(); // always eight
-        if u64::from_ne_bytes(eight) == u64::from_ne_bytes([eight[0]; 8]) {
-            counts[block[0] as usize] += 8;
-        } else {
-            block.iter().for_each(|&id| counts[id as usize] += 1);
-        }
-    }
-    blocks.remainder().iter().for_each(|&id| counts[id as usize] += 1);
-    counts
-}
 
 /// Rare class sampling: crops are chosen until one holds more than `need` pixels of `class`.
 #[derive(Clone, Copy, Debug)]

@@ -20,11 +20,12 @@ pub mod resize;
 mod tests;
 
 use crate::error::{Error, Result};
+use crate::host::labels::count;
 use choice::{Map, Wanted};
 use draws::NumpyDraws;
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the pipeline does to every image. Sizes are (height, width) unless they say otherwise.
 #[derive(Clone, Debug)]
@@ -171,6 +172,29 @@ fn load_with(
     Ok(Some(Sample { image: planes, label, valid, stored, resized, scale, flipped, words: draws.used() }))
 }
 
+/// Ids of a usual label file: (height, width, ids), or None.
+pub fn label_ids(path: &Path) -> Option<(usize, usize, Vec<u8>)> {
+    SCRATCH.with(|scratch| {
+        let Scratch { label_file, label, .. } = &mut *scratch.borrow_mut();
+        let mut ids = Vec::new();
+        let (height, width) = read_ids(path, label_file, label, &mut ids)?;
+        Some((height, width, ids))
+    })
+}
+
+/// Ids as stored, into the empty `ids`.
+fn read_ids(path: &Path, file: &mut Vec<u8>, rows: &mut Vec<u8>, ids: &mut Vec<u8>) -> Option<(usize, usize)> {
+    let packed = png::read(path, png::Kind::Ids, file)?;
+    let (height, width) = (packed.height, packed.width);
+    packed.inflate(height, rows)?;
+    if !filters::undo(rows, 1 + width, height, width, 1) {
+        return None;
+    }
+    ids.reserve(height * width);
+    rows[..height * (1 + width)].chunks_exact(1 + width).for_each(|row| ids.extend_from_slice(&row[1..]));
+    Some((height, width))
+}
+
 impl Label<'_> {
     /// Train ids into `ids`; their (height, width), or None where another decoder or a message is called for.
     fn read(&self, file: &mut Vec<u8>, rows: &mut Vec<u8>, ids: &mut Vec<u8>) -> Option<(usize, usize)> {
@@ -181,14 +205,8 @@ impl Label<'_> {
                 Some(given.dim())
             }
             Label::File { path, table } => {
-                let packed = png::read(path, png::Kind::Ids, file)?;
-                let (height, width) = (packed.height, packed.width);
-                packed.inflate(height, rows)?;
-                if !filters::undo(rows, 1 + width, height, width, 1) {
-                    return None;
-                }
-                rows[..height * (1 + width)].chunks_exact(1 + width).for_each(|row| ids.extend_from_slice(&row[1..]));
-                let counts = choice::count(ids);
+                let (height, width) = read_ids(path, file, rows, ids)?;
+                let counts = count(ids);
                 let present = || (0..256).filter(|&id| counts[id] > 0);
                 if present().any(|id| !table.allowed[id]) {
                     return None;
