@@ -58,27 +58,59 @@ pub fn contrast_masked(
     temperature: f64,
     masks: Masks,
 ) -> Result<Tensor> {
-    check(anchor_nd, key_md, &positive, self_index_n, temperature, &masks)?;
-    let (n, m) = (anchor_nd.size()[0], key_md.size()[0]);
-    let same = std::ptr::eq(anchor_nd, key_md);
-    let want_anchor = wants_grad(anchor_nd)?;
-    let want_key = if same { want_anchor } else { wants_grad(key_md)? };
-    if n == 0 || m == 0 {
-        let kind = compute_kind(anchor_nd)?;
-        let zero = Tensor::f_zeros([] as [i64; 0], (kind, anchor_nd.device()))?;
-        return attach(zero, &[(anchor_nd, anchor_nd.f_zeros_like()?), (key_md, key_md.f_zeros_like()?)]);
+    let anchors = if std::ptr::eq(anchor_nd, key_md) { Anchors::Keys } else { Anchors::Own(anchor_nd) };
+    contrast_of(anchors, key_md, positive, self_index_n, temperature, masks)
+}
+
+/// [`contrast`] of the keys at the positions `anchor_n` (int64 [N], none twice) with all other keys. `positive_n`: position
+/// of each anchor's positive.
+pub fn contrast_within(key_md: &Tensor, anchor_n: &Tensor, positive_n: &Tensor, temperature: f64) -> Result<Tensor> {
+    let positive = Positive::Index(positive_n);
+    contrast_of(Anchors::KeysAt(anchor_n), key_md, positive, Some(anchor_n), temperature, Masks::default())
+}
+
+/// Where the anchors come from. Those that are keys are scaled to length one with them.
+enum Anchors<'a> {
+    Own(&'a Tensor),
+    Keys,
+    KeysAt(&'a Tensor),
+}
+
+fn contrast_of(
+    anchors: Anchors,
+    key_md: &Tensor,
+    positive: Positive,
+    self_index_n: Option<&Tensor>,
+    temperature: f64,
+    masks: Masks,
+) -> Result<Tensor> {
+    check(&anchors, key_md, &positive, self_index_n, temperature, &masks)?;
+    let want_key = wants_grad(key_md)?;
+    let (n, own, want_anchor) = match &anchors {
+        Anchors::Own(x) => (x.size()[0], Some(*x), wants_grad(x)?),
+        Anchors::Keys => (key_md.size()[0], None, want_key),
+        Anchors::KeysAt(at) => (at.size()[0], None, want_key),
+    };
+    if n == 0 || key_md.size()[0] == 0 {
+        let zero = Tensor::f_zeros([] as [i64; 0], (compute_kind(key_md)?, key_md.device()))?;
+        let inputs = [Some(key_md), own].into_iter().flatten();
+        return attach(zero, &inputs.map(|x| Ok((x, x.f_zeros_like()?))).collect::<Result<Vec<_>>>()?);
     }
 
-    let anchor = UnitRows::new(anchor_nd)?;
-    let own_key = if same { None } else { Some(UnitRows::new(key_md)?) };
-    let key = own_key.as_ref().unwrap_or(&anchor);
+    let key = UnitRows::new(key_md)?;
+    let own = own.map(|x| Ok::<_, Error>((x, UnitRows::new(x)?))).transpose()?;
+    let anchor_nd = match (&own, &anchors) {
+        (Some((_, unit)), _) => unit.rows_nd.shallow_clone(),
+        (None, Anchors::KeysAt(at)) => key.rows_nd.f_index_select(0, at)?,
+        (None, _) => key.rows_nd.shallow_clone(),
+    };
     let self_index_n = self_index_n.map(|index| index.f_to_kind(Kind::Int64)).transpose()?;
     let pairs = Pairs::new(&key.rows_nd, &positive, self_index_n.as_ref(), &masks)?;
-    let scores = Scores::new(&anchor.rows_nd, &key.rows_nd, self_index_n, temperature, &masks)?;
+    let scores = Scores::new(&anchor_nd, &key.rows_nd, self_index_n, temperature, &masks)?;
     let sweep = scores.sweep(&pairs.counts_n, want_anchor, want_key)?;
 
-    let kind = anchor.rows_nd.f_kind()?;
-    let positive_n = anchor.rows_nd.f_mul(&pairs.mean_nd)?.f_sum_dim_intlist(1i64, false, kind)?;
+    let kind = anchor_nd.f_kind()?;
+    let positive_n = anchor_nd.f_mul(&pairs.mean_nd)?.f_sum_dim_intlist(1i64, false, kind)?;
     let each_n = sweep.log_sum_n.f_sub(&positive_n.f_div_scalar(temperature)?)?;
     let counted = pairs.counts_n.f_sum(kind)?.f_clamp_min(1.0)?;
     let none = Tensor::f_zeros_like(&each_n)?;
@@ -86,22 +118,19 @@ pub fn contrast_masked(
 
     let scale = counted.f_mul_scalar(temperature)?.f_reciprocal()?;
     let mut parts = Vec::new();
-    let mut grad_anchor_nd = sweep.anchor_nd;
-    if let Some(grad_nd) = grad_anchor_nd.as_mut() {
-        let keep_n1 = pairs.counts_n.f_to_kind(kind)?.f_unsqueeze(1)?;
-        let _ = grad_nd.f_addcmul_(&pairs.mean_nd, &keep_n1.f_neg()?)?;
-    }
     let mut grad_key_md = sweep.key_md;
     if let Some(grad_md) = grad_key_md.as_mut() {
-        pairs.subtract_from_keys(&anchor.rows_nd, grad_md)?;
+        pairs.subtract_from_keys(&anchor_nd, grad_md)?;
     }
-    if same {
-        if let (Some(a), Some(k)) = (grad_anchor_nd.as_mut(), grad_key_md.take()) {
-            let _ = a.f_add_(&k)?;
+    if let Some(mut grad_nd) = sweep.anchor_nd {
+        let keep_n1 = pairs.counts_n.f_to_kind(kind)?.f_unsqueeze(1)?;
+        let mut grad_nd = grad_nd.f_addcmul_(&pairs.mean_nd, &keep_n1.f_neg()?)?;
+        match (&own, &anchors, grad_key_md.as_mut()) {
+            (Some((x, unit)), _, _) => parts.push((*x, unit.backward(&grad_nd.f_mul_(&scale)?)?)),
+            (None, Anchors::KeysAt(at), Some(grad_md)) => drop(grad_md.f_index_add_(0, at, &grad_nd)?),
+            (None, _, Some(grad_md)) => drop(grad_md.f_add_(&grad_nd)?),
+            (None, _, None) => {}
         }
-    }
-    if let Some(mut grad_nd) = grad_anchor_nd {
-        parts.push((anchor_nd, anchor.backward(&grad_nd.f_mul_(&scale)?)?));
     }
     if let Some(mut grad_md) = grad_key_md {
         parts.push((key_md, key.backward(&grad_md.f_mul_(&scale)?)?));
@@ -110,7 +139,7 @@ pub fn contrast_masked(
 }
 
 fn check(
-    anchor_nd: &Tensor,
+    anchors: &Anchors,
     key_md: &Tensor,
     positive: &Positive,
     self_index_n: Option<&Tensor>,
@@ -118,23 +147,27 @@ fn check(
     masks: &Masks,
 ) -> Result<()> {
     check_temperature(temperature)?;
-    for (x, name) in [(anchor_nd, "anchor_nd"), (key_md, "key_md")] {
+    let own = match anchors {
+        Anchors::Own(anchor_nd) => *anchor_nd,
+        _ => key_md,
+    };
+    for (x, name) in [(own, "anchor_nd"), (key_md, "key_md")] {
         check_rank(x, 2, name, if name == "key_md" { "[M,D]" } else { "[N,D]" })?;
         check_float(x, name)?;
     }
-    check_device(key_md, "key_md", anchor_nd, "anchor_nd")?;
-    let (n, m, d) = (anchor_nd.size()[0], key_md.size()[0], anchor_nd.size()[1]);
+    check_device(key_md, "key_md", own, "anchor_nd")?;
+    let (m, d) = (key_md.size()[0], own.size()[1]);
     if key_md.size()[1] != d || d == 0 {
         return Err(Error::shape(format!(
             "key_md: expected [M,{d}] to match anchor_nd {:?} (at least one channel), got {:?}",
-            anchor_nd.size(),
+            own.size(),
             key_md.size()
         )));
     }
-    if anchor_nd.f_kind()? != key_md.f_kind()? {
+    if own.f_kind()? != key_md.f_kind()? {
         return Err(Error::dtype(format!(
             "key_md: expected the dtype of anchor_nd ({:?}), got {:?}",
-            anchor_nd.kind(),
+            own.kind(),
             key_md.kind()
         )));
     }
@@ -143,6 +176,10 @@ fn check(
             return Err(Error::value(format!("tile: expected two positive sizes, got ({rows}, {columns})")));
         }
     }
+    let n = match anchors {
+        Anchors::KeysAt(anchor_n) => anchor_n.size1()?,
+        _ => own.size()[0],
+    };
     let mut integers: Vec<(&Tensor, &str, i64, bool)> = match positive {
         Positive::Class { anchor_n, key_m } => {
             vec![(*anchor_n, "anchor_label_n", n, false), (*key_m, "key_label_m", m, false)]
@@ -153,7 +190,7 @@ fn check(
     for (tensor, name, length, is_index) in integers {
         check_integer(tensor, name)?;
         check_size(tensor, &[length], name)?;
-        check_device(tensor, name, anchor_nd, "anchor_nd")?;
+        check_device(tensor, name, own, "anchor_nd")?;
         // Reading the largest index is free on the CPU; accelerators check indices themselves when they use them.
         if is_index && length > 0 && tensor.device() == Device::Cpu {
             let largest = i64::try_from(tensor.f_max()?.f_to_kind(Kind::Int64)?)?;

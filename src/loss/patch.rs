@@ -7,7 +7,7 @@
 //!
 //! Suffixes: B batch, D channels, H W size of the feature maps, M = 2 H W keys, O overlap positions.
 
-use super::contrast::{contrast, Positive};
+use super::contrast::contrast_within;
 use crate::error::{Error, Result};
 use crate::patches::BoxYX;
 use crate::shape::{check_device, check_float, check_rank, check_size};
@@ -59,8 +59,7 @@ pub fn patch_contrast(
     for image in 0..b {
         let rows = |patch: &Tensor| patch.f_select(0, image)?.f_flatten(1, 2)?.f_tr();
         let key_md = Tensor::f_cat(&[rows(patch1_bdhw)?, rows(patch2_bdhw)?], 0)?;
-        let anchor_nd = key_md.f_index_select(0, &anchor_n)?;
-        losses.push(contrast(&anchor_nd, &key_md, Positive::Index(&positive_n), Some(&anchor_n), temperature)?);
+        losses.push(contrast_within(&key_md, &anchor_n, &positive_n, temperature)?);
     }
     Ok(Tensor::f_stack(&losses, 0)?.f_mean(None::<Kind>)?)
 }
