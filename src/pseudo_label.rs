@@ -59,10 +59,8 @@ impl PseudoLabel {
             if on_host { label_host(&logits, self.threshold as f32)? } else { label_ops(&logits, self.threshold)? };
         let share = mean(group, &share)?;
         let size = label.size();
-        let mut weight = match on_host {
-            true => spread_host(&share, &size)?,
-            false => share.f_expand(&size, false)?.f_contiguous()?,
-        };
+        let spread = || share.f_expand(&size, false)?.f_contiguous();
+        let mut weight = if on_host { spread_host(&share, &size)? } else { spread()? };
         let height = size[1];
         let (top, bottom) = (self.ignore_top.min(height), self.ignore_bottom.min(height));
         let _ = weight.f_narrow(1, 0, top)?.f_zero_()?;

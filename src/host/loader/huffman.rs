@@ -8,9 +8,9 @@ const LONGEST: usize = 15;
 // An entry of the wide table: bits 0-23 hold up to three literals, or up to two and a length less 3; bits 24-25 the number
 // of literals, bit 26 whether a length follows them, bit 27 whether it is something else; bits 28-31 the bits it takes.
 pub const MATCH: u32 = 1 << 26;
+/// Bits 0-7 are then a symbol less 256 (the end, or a length with more extra bits than fit) or `LONG`.
 pub const OTHER: u32 = 1 << 27;
-// Bits 0-7 of something else: a symbol less 256 (the end, or a length with more extra bits than fit), or
-/// a code that is longer than the table is wide, or none.
+/// A code that is longer than the table is wide, or none.
 pub const LONG: usize = 255;
 const WIDE_MASK: usize = (1 << WIDE) - 1;
 
