@@ -56,8 +56,8 @@ def plot(rows: list[tuple[int, float, float]], path: Path) -> None:
         return " ".join("{:.1f},{:.1f}".format(*place(row[0], row[column])) for row in rows)
 
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width + 20}" height="{height}" font-family="sans-serif">',
+        f'<rect width="{width + 20}" height="{height}" fill="white"/>',
         f'<path d="M{left} 10V{height - bottom}H{width - 10}" fill="none" stroke="#888"/>',
     ]
     for share in (0, 0.5, 1):
