@@ -44,29 +44,29 @@ class MemoryHook(Hook):
 
 def plot(rows: list[tuple[int, float, float]], path: Path) -> None:
     """The two curves as a small SVG."""
-    width, height, left, bottom = 640, 260, 60, 40
+    width, height, left, right, bottom = 660, 260, 60, 30, 40
     top_value = max(max(a, b) for _, a, b in rows) * 1.1
     last = rows[-1][0] or 1
 
     def place(iteration: int, value: float) -> tuple[float, float]:
-        x = left + iteration / last * (width - left - 10)
+        x = left + iteration / last * (width - left - right)
         return x, height - bottom - value / top_value * (height - bottom - 10)
 
     def points(column: int) -> str:
         return " ".join("{:.1f},{:.1f}".format(*place(row[0], row[column])) for row in rows)
 
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width + 20}" height="{height}" font-family="sans-serif">',
-        f'<rect width="{width + 20}" height="{height}" fill="white"/>',
-        f'<path d="M{left} 10V{height - bottom}H{width - 10}" fill="none" stroke="#888"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<path d="M{left} 10V{height - bottom}H{width - right}" fill="none" stroke="#888"/>',
     ]
     for share in (0, 0.5, 1):
         y = height - bottom - share / 1.1 * (height - bottom - 10)
         lines.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{share * top_value / 1.1:.0f}</text>')
-        x = left + share * (width - left - 10)
+        x = left + share * (width - left - right)
         lines.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{share * last:.0f}</text>')
     lines += [
-        f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">iteration</text>',
+        f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">iteration</text>',
         '<text x="66" y="20">resident memory in MiB: training (blue), loader workers (orange)</text>',
         f'<polyline fill="none" stroke="#1f6fb4" stroke-width="2" points="{points(1)}"/>',
         f'<polyline fill="none" stroke="#e07b16" stroke-width="2" points="{points(2)}"/>',

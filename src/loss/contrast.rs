@@ -58,7 +58,7 @@ pub fn contrast_masked(
     temperature: f64,
     masks: Masks,
 ) -> Result<Tensor> {
-    let anchors = if std::ptr::eq(anchor_nd, key_md) { Anchors::Keys } else { Anchors::Own(anchor_nd) };
+    let anchors = if std::ptr::eq(anchor_nd, key_md) { Anchors::Keys(None) } else { Anchors::Own(anchor_nd) };
     contrast_of(anchors, key_md, positive, self_index_n, temperature, masks)
 }
 
@@ -66,14 +66,24 @@ pub fn contrast_masked(
 /// of each anchor's positive.
 pub fn contrast_within(key_md: &Tensor, anchor_n: &Tensor, positive_n: &Tensor, temperature: f64) -> Result<Tensor> {
     let positive = Positive::Index(positive_n);
-    contrast_of(Anchors::KeysAt(anchor_n), key_md, positive, Some(anchor_n), temperature, Masks::default())
+    contrast_of(Anchors::Keys(Some(anchor_n)), key_md, positive, Some(anchor_n), temperature, Masks::default())
 }
 
 /// Where the anchors come from. Those that are keys are scaled to length one with them.
 enum Anchors<'a> {
     Own(&'a Tensor),
-    Keys,
-    KeysAt(&'a Tensor),
+    /// All keys, or those at the given positions.
+    Keys(Option<&'a Tensor>),
+}
+
+impl Anchors<'_> {
+    fn count(&self, key_md: &Tensor) -> i64 {
+        let rows = match self {
+            Anchors::Own(x) | Anchors::Keys(Some(x)) => x,
+            Anchors::Keys(None) => key_md,
+        };
+        rows.size().first().copied().unwrap_or(0)
+    }
 }
 
 fn contrast_of(
@@ -86,12 +96,11 @@ fn contrast_of(
 ) -> Result<Tensor> {
     check(&anchors, key_md, &positive, self_index_n, temperature, &masks)?;
     let want_key = wants_grad(key_md)?;
-    let (n, own, want_anchor) = match &anchors {
-        Anchors::Own(x) => (x.size()[0], Some(*x), wants_grad(x)?),
-        Anchors::Keys => (key_md.size()[0], None, want_key),
-        Anchors::KeysAt(at) => (at.size()[0], None, want_key),
+    let (own, want_anchor) = match anchors {
+        Anchors::Own(x) => (Some(x), wants_grad(x)?),
+        Anchors::Keys(_) => (None, want_key),
     };
-    if n == 0 || key_md.size()[0] == 0 {
+    if anchors.count(key_md) == 0 || key_md.size()[0] == 0 {
         let zero = Tensor::f_zeros([] as [i64; 0], (compute_kind(key_md)?, key_md.device()))?;
         let inputs = [Some(key_md), own].into_iter().flatten();
         return attach(zero, &inputs.map(|x| Ok((x, x.f_zeros_like()?))).collect::<Result<Vec<_>>>()?);
@@ -99,10 +108,10 @@ fn contrast_of(
 
     let key = UnitRows::new(key_md)?;
     let own = own.map(|x| Ok::<_, Error>((x, UnitRows::new(x)?))).transpose()?;
-    let anchor_nd = match (&own, &anchors) {
-        (Some((_, unit)), _) => unit.rows_nd.shallow_clone(),
-        (None, Anchors::KeysAt(at)) => key.rows_nd.f_index_select(0, at)?,
-        (None, _) => key.rows_nd.shallow_clone(),
+    let rows = own.as_ref().map_or(&key.rows_nd, |(_, unit)| &unit.rows_nd);
+    let anchor_nd = match anchors {
+        Anchors::Keys(Some(at)) => rows.f_index_select(0, at)?,
+        _ => rows.shallow_clone(),
     };
     let self_index_n = self_index_n.map(|index| index.f_to_kind(Kind::Int64)).transpose()?;
     let pairs = Pairs::new(&key.rows_nd, &positive, self_index_n.as_ref(), &masks)?;
@@ -125,11 +134,13 @@ fn contrast_of(
     if let Some(mut grad_nd) = sweep.anchor_nd {
         let keep_n1 = pairs.counts_n.f_to_kind(kind)?.f_unsqueeze(1)?;
         let mut grad_nd = grad_nd.f_addcmul_(&pairs.mean_nd, &keep_n1.f_neg()?)?;
-        match (&own, &anchors, grad_key_md.as_mut()) {
-            (Some((x, unit)), _, _) => parts.push((*x, unit.backward(&grad_nd.f_mul_(&scale)?)?)),
-            (None, Anchors::KeysAt(at), Some(grad_md)) => drop(grad_md.f_index_add_(0, at, &grad_nd)?),
-            (None, _, Some(grad_md)) => drop(grad_md.f_add_(&grad_nd)?),
-            (None, _, None) => {}
+        if let Some((x, unit)) = &own {
+            parts.push((*x, unit.backward(&grad_nd.f_mul_(&scale)?)?));
+        } else if let Some(grad_md) = grad_key_md.as_mut() {
+            let _ = match anchors {
+                Anchors::Keys(Some(at)) => grad_md.f_index_add_(0, at, &grad_nd)?,
+                _ => grad_md.f_add_(&grad_nd)?,
+            };
         }
     }
     if let Some(mut grad_md) = grad_key_md {
@@ -149,7 +160,7 @@ fn check(
     check_temperature(temperature)?;
     let own = match anchors {
         Anchors::Own(anchor_nd) => *anchor_nd,
-        _ => key_md,
+        Anchors::Keys(_) => key_md,
     };
     for (x, name) in [(own, "anchor_nd"), (key_md, "key_md")] {
         check_rank(x, 2, name, if name == "key_md" { "[M,D]" } else { "[N,D]" })?;
@@ -176,10 +187,7 @@ fn check(
             return Err(Error::value(format!("tile: expected two positive sizes, got ({rows}, {columns})")));
         }
     }
-    let n = match anchors {
-        Anchors::KeysAt(anchor_n) => anchor_n.size1()?,
-        _ => own.size()[0],
-    };
+    let n = anchors.count(key_md);
     let mut integers: Vec<(&Tensor, &str, i64, bool)> = match positive {
         Positive::Class { anchor_n, key_m } => {
             vec![(*anchor_n, "anchor_label_n", n, false), (*key_m, "key_label_m", m, false)]

@@ -91,13 +91,14 @@ impl<'a> Scores<'a> {
         let anchor_nd = want_anchor.then(|| self.anchor_nd.f_zeros_like()).transpose()?;
         let mut key_md = want_key.then(|| self.key_md.f_zeros_like()).transpose()?;
         for (i, rows) in blocks(n, self.tile.0) {
+            let shifted = self.bound > UNSHIFTED;
             // Below any score, yet finite: a row without keys then sums to zero instead of NaN.
-            let mut top = Tensor::f_full([rows, 1], -1.5 * self.bound, options)?;
+            let mut top = Tensor::f_full([rows, 1], if shifted { -1.5 * self.bound } else { 0.0 }, options)?;
             let mut sum = Tensor::f_zeros([rows, 1], options)?;
             let mut kept = None;
             for (j, columns) in blocks(m, self.tile.1) {
                 let mut scores = self.tile(i, rows, j, columns)?;
-                if self.bound > UNSHIFTED {
+                if shifted {
                     let higher = top.f_maximum(&scores.f_amax([1i64], true)?)?;
                     let _ = scores.f_sub_(&higher)?;
                     sum = sum.f_mul(&top.f_sub(&higher)?.f_exp()?)?;
@@ -106,7 +107,7 @@ impl<'a> Scores<'a> {
                 sum = sum.f_add(&scores.f_exp_()?.f_sum_dim_intlist(1i64, true, options.0)?)?;
                 kept = Some(scores);
             }
-            let log_sum = if self.bound > UNSHIFTED { sum.f_log()?.f_add(&top)? } else { sum.f_log()? };
+            let log_sum = sum.f_log()?.f_add(&top)?;
             log_sum_n.f_narrow(0, i, rows)?.f_copy_(&log_sum.f_squeeze_dim(1)?)?;
             if !(want_anchor || want_key) {
                 continue;

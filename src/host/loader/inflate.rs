@@ -301,7 +301,9 @@ mod tests {
     #[test]
     fn damage_is_found() {
         let mut rng = Rng::new(12);
-        for case in 0..400 {
+        // `make fuzz` asks for more.
+        let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
+        for case in 0..cases {
             let size = 1 + rng.below(2000).expect("n");
             let data = data(&mut rng, case, size);
             let mut packed = pack(&data, [0, 6][case / 4 % 2]);

@@ -157,11 +157,10 @@ fn load_with(
             let rows = photo::Pixels { pixels: *pixels };
             photo::cut(&rows, &region, *bgr, &mut planes);
         }
-        (Image::File(_), packed) => {
-            let (rows, columns) = region.reach();
-            let stride = 1 + 3 * stored.1;
-            let inflated = packed.and_then(|packed| packed.inflate(rows, image_rows));
-            if inflated.is_none() || !filters::undo(image_rows, stride, rows, 3 * columns, 3) {
+        (Image::File(_), None) => return Ok(None),
+        (Image::File(_), Some(packed)) => {
+            let ((rows, columns), stride) = (region.reach(), packed.stride);
+            if packed.inflate(rows, image_rows).is_none() || !filters::undo(image_rows, stride, rows, 3 * columns, 3) {
                 return Ok(None);
             }
             photo::cut(&photo::Rows { bytes: image_rows, stride }, &region, false, &mut planes);
@@ -185,13 +184,13 @@ pub fn label_ids(path: &Path) -> Option<(usize, usize, Vec<u8>)> {
 /// Ids as stored, into the empty `ids`.
 fn read_ids(path: &Path, file: &mut Vec<u8>, rows: &mut Vec<u8>, ids: &mut Vec<u8>) -> Option<(usize, usize)> {
     let packed = png::read(path, png::Kind::Ids, file)?;
-    let (height, width) = (packed.height, packed.width);
+    let (height, width, stride) = (packed.height, packed.width, packed.stride);
     packed.inflate(height, rows)?;
-    if !filters::undo(rows, 1 + width, height, width, 1) {
+    if !filters::undo(rows, stride, height, width, 1) {
         return None;
     }
     ids.reserve(height * width);
-    rows[..height * (1 + width)].chunks_exact(1 + width).for_each(|row| ids.extend_from_slice(&row[1..]));
+    rows[..height * stride].chunks_exact(stride).for_each(|row| ids.extend_from_slice(&row[1..]));
     Some((height, width))
 }
 

@@ -43,7 +43,6 @@ impl Source for Pixels<'_> {
 
 /// Writes the region of `source` into `planes` [3, h, w]; what the image does not cover is left as it is.
 pub fn cut(source: &impl Source, region: &Region, bgr: bool, planes: &mut Array3<u8>) {
-    let order = if bgr { [0, 1, 2] } else { [2, 1, 0] };
     let (rows, columns) = region.covered();
     let (start, (height, width)) = (region.first_column(), region.crop);
     let Some(all) = planes.as_slice_mut() else { return }; // made contiguous by the caller
@@ -52,6 +51,9 @@ pub fn cut(source: &impl Source, region: &Region, bgr: bool, planes: &mut Array3
         let (green, red) = rest.split_at_mut(height * width);
         [blue, green, red]
     };
+    if !bgr {
+        targets.reverse(); // now in the order of the source's channels
+    }
     let place = |y: usize| y * width + start..y * width + start + columns;
     let mut buffer = Vec::new();
     if region.resized == region.stored {
@@ -59,9 +61,6 @@ pub fn cut(source: &impl Source, region: &Region, bgr: bool, planes: &mut Array3
             let row = &source.row(region.top + y, &mut buffer)[3 * region.left..3 * (region.left + columns)];
             let [a, b, c] = &mut targets;
             let mut planes = [&mut a[place(y)], &mut b[place(y)], &mut c[place(y)]];
-            if !bgr {
-                planes.reverse();
-            }
             split(row, &mut planes);
             if region.flipped {
                 planes.into_iter().for_each(|plane| plane.reverse());
@@ -73,7 +72,7 @@ pub fn cut(source: &impl Source, region: &Region, bgr: bool, planes: &mut Array3
     if region.flipped {
         across.reverse();
     }
-    let mut across = Across::new(&across, order);
+    let mut across = Across::new(&across);
     let down = linear(region.stored.0, region.resized.0, region.top, rows, true);
     // Two stored rows, resized across: three planes each.
     let mut lines = [vec![0i16; 3 * columns], vec![0i16; 3 * columns]];
@@ -116,16 +115,15 @@ struct Across {
     /// Of the first and of the second: weights, and the pixels of a row (the lowest three bytes).
     weights: [Vec<u32>; 2],
     pixels: [Vec<u32>; 2],
-    order: [usize; 3],
 }
 
 impl Across {
-    fn new(taps: &[Tap], order: [usize; 3]) -> Across {
+    fn new(taps: &[Tap]) -> Across {
         let weights = |i: usize| taps.iter().map(|tap| tap.weights[i] as u32).collect();
         // The second pixel is the next one, or weighs nothing.
         let places = taps.iter().map(|tap| 3 * tap.first as u32).collect();
         let pixels = [vec![0; taps.len()], vec![0; taps.len()]];
-        Across { places, weights: [weights(0), weights(1)], pixels, order }
+        Across { places, weights: [weights(0), weights(1)], pixels }
     }
 
     /// Into planes; values are 128 times those of the pixels.
@@ -135,8 +133,8 @@ impl Across {
             let pair = pair(row, place as usize);
             (*first, *second) = (pair as u32, (pair >> 24) as u32);
         }
-        for (plane, channel) in line.chunks_exact_mut(self.places.len()).zip(self.order) {
-            mix(&self.pixels, &self.weights, channel as u32, plane);
+        for (plane, channel) in line.chunks_exact_mut(self.places.len()).zip(0..) {
+            mix(&self.pixels, &self.weights, channel, plane);
         }
     }
 }

@@ -22,7 +22,8 @@ const MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 pub struct Packed<'a> {
     pub height: usize,
     pub width: usize,
-    stride: usize,
+    /// Bytes of a row with its filter byte.
+    pub stride: usize,
     bytes: usize,
     file: &'a [u8],
 }
