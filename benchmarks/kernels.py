@@ -22,7 +22,7 @@ from torch import Tensor
 from measure import best, first_run
 from pipa import PixelContrastLoss, _core, toy
 from pipa import functional as F
-from pipa.label_tables import CITYSCAPES_IDS
+from pipa.files.label_tables import CITYSCAPES_IDS
 from twins import (
     MEAN,
     STD,

@@ -19,9 +19,9 @@ from torch import multiprocessing as mp
 
 from kernels import scene
 from pipa import Group, PipaStep
-from pipa.mmseg.adapter import SegmentorNetworks
-from pipa.mmseg.exchange import average
-from pipa.mmseg.segmentor import build_heads
+from pipa.mmseg.engine.gradient_exchange import average
+from pipa.mmseg.models.segmentors.hook_view import build_heads
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 from step import SETTINGS, SIDE, B, network
 
 

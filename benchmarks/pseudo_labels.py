@@ -17,9 +17,9 @@ from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
 from pipa import functional
-from pipa._networks import quiet_train
-from pipa.mmseg.networks import teacher_logits
-from pipa.mmseg.run import load_config, load_weights
+from pipa.mmseg.models.segmentors.outputs import teacher_logits
+from pipa.mmseg.run.train import load_config, load_weights
+from pipa.networks import quiet_train
 
 
 @torch.no_grad()

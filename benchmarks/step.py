@@ -29,9 +29,9 @@ import pipa.mmseg  # noqa: F401  (registers)
 from kernels import scene
 from measure import first_run
 from pipa import PipaStep
-from pipa.mmseg.adapter import SegmentorNetworks
-from pipa.mmseg.mit import ARCHITECTURES, MiT
-from pipa.mmseg.segmentor import build_heads
+from pipa.mmseg.models.backbones.mit import ARCHITECTURES, MiT
+from pipa.mmseg.models.segmentors.hook_view import build_heads
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 from step_twin import TwinStep
 
 CLASSES, B, SIDE = 19, 2, 256

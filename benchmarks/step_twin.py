@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipa._networks import quiet_train
-from pipa.mmseg.networks import SegOutput, backbone_features, crop, segmentor_outputs, teacher_logits
+from pipa.mmseg.models.segmentors.outputs import SegOutput, backbone_features, crop, segmentor_outputs, teacher_logits
+from pipa.networks import quiet_train
 from twins import twin_blur, twin_downscale, twin_ema, twin_jitter, twin_mask
 
 F = torch.nn.functional

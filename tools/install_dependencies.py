@@ -6,9 +6,8 @@ torch; here the crate is compiled once, against the torch that is used.
 
 import subprocess
 import sys
-from pathlib import Path
-
 import tomllib
+from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 wanted = [*project["dependencies"], *(r for name in ("mmseg", "dev") for r in project["optional-dependencies"][name])]

@@ -2,6 +2,6 @@
 
 import sys
 
-from pipa.cli import main
+from pipa.commands.cli import main
 
 sys.exit(main())

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipa import _core
-from pipa._networks import Networks, PlainNetworks
 from pipa.group import Group
+from pipa.networks import Networks, PlainNetworks
 from pipa.projection import ProjectionHead
 
 
@@ -62,7 +62,7 @@ class PipaStep(nn.Module):
         projection_hidden: channels between the two convolutions of a head; None takes the sum of the feature channels,
             as the released code does (1024 for MiT-B5).
         backward: called with each loss instead of ``loss.backward()`` (gradient scalers, for example).
-        adapter: own subclass of :class:`pipa._networks.Networks`, for networks with several heads or crops.
+        adapter: own subclass of :class:`pipa.networks.Networks`, for networks with several heads or crops.
         heads: projection heads made by the caller, ``pixel_head`` and ``patch_head``; they stay the caller's.
         group: the processes over which each batch is spread, in slices of equal size and order of ranks
             (:class:`pipa.Group`). Every term is then that of the joined batch, with draws for the joined batch: average

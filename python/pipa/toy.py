@@ -29,6 +29,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipa import _core
+from pipa.files.atomic import write_text
 
 __all__ = ["CLASSES", "DOMAINS", "PALETTE", "VAL_FIRST", "draw", "write"]
 
@@ -104,7 +105,9 @@ def write(
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     classes = {"classes": list(CLASSES), "colors": [list(colour) for colour in PALETTE], "ignore_index": 255}
-    _write_text(root / "classes.json", json.dumps(classes, indent=1) + "\n")
+    text = json.dumps(classes, indent=1) + "\n"
+    if _read(root / "classes.json") != text:
+        write_text(root / "classes.json", text)
     for domain in DOMAINS:
         _write_domain(root, domain, settings, progress)
     return root
@@ -161,16 +164,3 @@ def _read(path: Path) -> str | None:
         return path.read_text()
     except FileNotFoundError:
         return None
-
-
-def _write_text(path: Path, text: str) -> None:
-    if _read(path) == text:
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

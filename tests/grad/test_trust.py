@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipa import PipaStep
-from pipa._networks import Networks, Outputs
+from pipa.networks import Networks, Outputs
 from pipa.step import default_settings
 from small_nets import ALL_TERMS, CLASSES, OFF, SIDE, TERMS, SmallNet, small_batch, small_step
 

@@ -14,9 +14,9 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.networks import backbone_features, segmentor_outputs, teacher_logits
-from pipa.mmseg.projection import feature_channels
-from pipa.mmseg.vit import rotary, rotate
+from pipa.mmseg.models.backbones.vit import rotary, rotate
+from pipa.mmseg.models.segmentors.feature_channels import feature_channels
+from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
 
 VIT: dict[str, Any] = {"type": "ViTPyramid", "embed_dim": 16, "depth": 4, "num_heads": 2, "pretrain_size": 3}
 

@@ -20,8 +20,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import pipa
-from pipa.mmseg.run import evaluate_checkpoint as evaluate_file
-from pipa.mmseg.run import load_config
+from pipa.mmseg.run.train import evaluate_checkpoint as evaluate_file
+from pipa.mmseg.run.train import load_config
 
 CONFIGS = Path(pipa.__file__).parent / "configs"
 SOURCE_ONLY, PIPA = (CONFIGS / f"idda_to_camvid_{name}.py" for name in ("source_only", "pipa"))

@@ -20,10 +20,11 @@ from mmengine.runner.checkpoint import load_checkpoint
 from mmseg.registry import MODELS
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.checkpoint import TEACHER_KEY, CheckpointError, convert_checkpoint, load_plain
-from pipa.mmseg.checkpoint_keys import convert_state_dict, rename
-from pipa.mmseg.checkpoint_model import build_from_keys
-from pipa.mmseg.mit import MiT
+from pipa.files.torch_file import CheckpointError, load_plain
+from pipa.mmseg.checkpoints.convert import TEACHER_KEY, convert_checkpoint
+from pipa.mmseg.checkpoints.keys import convert_state_dict, rename
+from pipa.mmseg.checkpoints.model import build_from_keys
+from pipa.mmseg.models.backbones.mit import MiT
 
 TREES = ["DAFormer", "HRDA", "MIC_seg", "PiPa", "PiPa_DAFormer"]
 

@@ -22,10 +22,10 @@ from mmseg.registry import MODELS
 
 import layouts
 from pipa.configs import list_configs, path_of
-from pipa.mmseg.checkpoint import CheckpointError
-from pipa.mmseg.checkpoint_keys import convert_state_dict
-from pipa.mmseg.datasets import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
-from pipa.mmseg.mit import MiT
+from pipa.files.torch_file import CheckpointError
+from pipa.mmseg.checkpoints.keys import convert_state_dict
+from pipa.mmseg.datasets.domains import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
+from pipa.mmseg.models.backbones.mit import MiT
 
 DOMAINS = {
     "gta2cs": ("GTADataset", "CityscapesDomainDataset"),
@@ -156,7 +156,7 @@ def test_networks_have_the_released_parameters(tree: str, network: str, golden: 
 
 
 def test_settings_of_the_iteration_can_be_overridden() -> None:
-    from pipa.mmseg.run import load_config
+    from pipa.mmseg.run.train import load_config
 
     cfg = load_config("gta2cs_hrda_pipa", ["pipa.pixel_weight=0.2", "pipa.pixel_min_pixels=101", "pipa.patch_dim=64"])
     assert (cfg.pipa.pixel_weight, cfg.pipa.pixel_min_pixels, cfg.pipa.patch_weight) == (0.2, 101, 0.1)

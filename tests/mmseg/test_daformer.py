@@ -14,10 +14,10 @@ from mmseg.registry import MODELS
 from torch import nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa._networks import quiet_train
-from pipa.mmseg.fusion import PRESETS
-from pipa.mmseg.mit import BLOCK_NORM_EPS, EMBED_NORM_EPS, MiT
-from pipa.mmseg.networks import backbone_features, segmentor_outputs, teacher_logits
+from pipa.mmseg.models.backbones.mit import BLOCK_NORM_EPS, EMBED_NORM_EPS, MiT
+from pipa.mmseg.models.decode_heads.fusion import PRESETS
+from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
+from pipa.networks import quiet_train
 
 BN = {"type": "BN"}
 MIT = {"type": "MiT", "embed_dims": 8, "num_layers": (1, 1, 1, 1), "num_heads": (1, 2, 3, 4)}

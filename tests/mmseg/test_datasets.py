@@ -21,14 +21,14 @@ from mmseg.registry import DATASETS
 from mmseg.utils import register_all_modules
 
 import pipa.mmseg  # noqa: F401
-from pipa import imagefile
-from pipa.imagefile import DataError
-from pipa.mmseg import fused
-from pipa.mmseg.datasets import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, inside
-from pipa.mmseg.draws import Draw, DrawSampler
-from pipa.mmseg.folder import load_classes
-from pipa.mmseg.metrics import DomainIoUMetric
-from pipa.mmseg.transforms import SyncCrop
+from pipa.files import images
+from pipa.files.images import DataError
+from pipa.mmseg.datasets import native_pipeline
+from pipa.mmseg.datasets.domains import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, inside
+from pipa.mmseg.datasets.folder import load_classes
+from pipa.mmseg.datasets.samplers import Draw, DrawSampler
+from pipa.mmseg.datasets.transforms import SyncCrop
+from pipa.mmseg.evaluation.metrics import DomainIoUMetric
 
 register_all_modules(init_default_scope=True)
 
@@ -58,15 +58,15 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths that the loading transforms decode from now on."""
     opened: list[str] = []
     for name in ("read_image", "read_label", "read_color_label"):
-        real = getattr(imagefile, name)
-        monkeypatch.setattr(imagefile, name, lambda path, *a, real=real: opened.append(str(path)) or real(path, *a))
-    load = fused.load_crop
+        real = getattr(images, name)
+        monkeypatch.setattr(images, name, lambda path, *a, real=real: opened.append(str(path)) or real(path, *a))
+    load = native_pipeline.load_crop
 
     def native(name: str, image: str, label: str | None, *rest: object) -> object:
         opened.extend(path for path in (image, label) if path is not None)
         return load(name, image, label, *rest)
 
-    monkeypatch.setattr(fused, "load_crop", native)
+    monkeypatch.setattr(native_pipeline, "load_crop", native)
     return opened
 
 
@@ -279,7 +279,7 @@ def test_sampler_covers_each_epoch_and_splits_ranks(monkeypatch: pytest.MonkeyPa
     assert order[:7] != order[7:14]
     joined: dict[int, int] = {}
     for rank in (0, 1):
-        monkeypatch.setattr("pipa.mmseg.draws.get_dist_info", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr("pipa.mmseg.datasets.samplers.get_dist_info", lambda rank=rank: (rank, 2))
         part = iter(DrawSampler(range(7), seed=1))
         joined.update((d.number, int(d)) for d in (next(part) for _ in range(10)))
     assert [joined[n] for n in range(20)] == order[:20]

@@ -14,8 +14,8 @@ from mmseg.registry import MODELS
 from torch import nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.networks import backbone_features, segmentor_outputs, teacher_logits
-from pipa.mmseg.projection import feature_channels, projection_for
+from pipa.mmseg.models.segmentors.feature_channels import feature_channels, projection_for
+from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
 from pipa.projection import ProjectionHead, concatenate
 
 RESNET = {

@@ -12,8 +12,8 @@ pytest.importorskip("mmseg")
 from torch import nn
 
 from pipa import _core
-from pipa.mmseg.depthwise import DepthwiseConv2d, use_kernel
-from pipa.mmseg.fusion import build_fusion
+from pipa.mmseg.models.decode_heads.fusion import build_fusion
+from pipa.mmseg.models.dilated_depthwise import DepthwiseConv2d, use_kernel
 
 
 def pair(channels: int, dilation: int, bias: bool = False) -> tuple[DepthwiseConv2d, nn.Conv2d]:

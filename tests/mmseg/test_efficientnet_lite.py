@@ -13,8 +13,8 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg import efficientnet_lite as lite
-from pipa.mmseg.networks import segmentor_outputs
+from pipa.mmseg.models.backbones import efficientnet_lite as lite
+from pipa.mmseg.models.segmentors.outputs import segmentor_outputs
 
 
 @pytest.fixture(autouse=True)

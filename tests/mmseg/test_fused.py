@@ -25,10 +25,10 @@ from mmseg.utils import register_all_modules
 
 import pipa.mmseg
 from pipa.configs import list_configs, path_of
-from pipa.imagefile import DataError
-from pipa.mmseg.data_check import innermost
-from pipa.mmseg.draws import Draw
-from pipa.mmseg.fused import Fused, fuse
+from pipa.files.images import DataError
+from pipa.mmseg.datasets.check import innermost
+from pipa.mmseg.datasets.native_pipeline import Fused, fuse
+from pipa.mmseg.datasets.samplers import Draw
 
 register_all_modules(init_default_scope=True)
 SIZE = (45, 67)

@@ -279,13 +279,13 @@ def test_settings_of_the_top_level(data: Path, tmp_path: Path) -> None:
 
 
 def test_upstream_beside_the_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipa import doctor
+    from pipa import environment
 
-    doctor.require_packages()
+    environment.require_packages()
     found = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "1.2.2" if name == "mmsegmentation" else found(name))
     with pytest.raises(ImportError, match=r"mmsegmentation and the onedl packages .* overwrite each other"):
-        doctor.require_packages()
+        environment.require_packages()
 
 
 def test_pseudo_label_margins_and_padding(data: Path) -> None:
@@ -293,8 +293,8 @@ def test_pseudo_label_margins_and_padding(data: Path) -> None:
     from mmcv.transforms import Compose
     from mmseg.models import SegDataPreProcessor
 
-    from pipa.mmseg.segmentor import valid_mask
-    from pipa.mmseg.transforms import PackUnlabelled, PseudoMargins, SyncCrop
+    from pipa.mmseg.datasets.transforms import PackUnlabelled, PseudoMargins, SyncCrop
+    from pipa.mmseg.models.segmentors.hook_view import valid_mask
 
     image = np.full((40, 60, 3), 200, dtype=np.uint8)
     image[:5] = image[-12:] = image[:, :3] = 0  # what the margins below cover is black

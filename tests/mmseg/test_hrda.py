@@ -16,8 +16,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.networks import backbone_features, segmentor_outputs, teacher_logits
-from pipa.mmseg.sliding import TorchDraws, random_box, slide, windows
+from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
+from pipa.mmseg.models.sliding import TorchDraws, random_box, slide, windows
 
 BN = {"type": "BN"}
 MIT: dict[str, Any] = {

@@ -16,7 +16,7 @@ from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.checkpoint_keys import convert_state_dict
+from pipa.mmseg.checkpoints.keys import convert_state_dict
 
 # The keys of a released segmentor config that ours takes with the same meaning.
 HRDA_KEYS = ("scales", "hr_crop_size", "feature_scale", "crop_coord_divisible", "hr_slide_inference")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa import PipaStep
-from pipa.mmseg.adapter import SegmentorNetworks
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 
 CLASSES = 5
 BN = {"type": "BN", "requires_grad": True}

@@ -14,7 +14,7 @@ from mmseg.models.utils import resize
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipa.mmseg.checkpoint_keys import convert_state_dict
+from pipa.mmseg.checkpoints.keys import convert_state_dict
 
 BN = {"type": "BN", "requires_grad": True}
 RELU = {"type": "ReLU"}

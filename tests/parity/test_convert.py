@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipa.convert import class_totals, convert_labels, folder_stats
-from pipa.imagefile import DataError, read_label
-from pipa.label_tables import CITYSCAPES_IDS, CITYSCAPES_NAMES, SYNTHIA_IDS
+from pipa.files.convert import class_totals, convert_labels, folder_stats
+from pipa.files.images import DataError, read_label
+from pipa.files.label_tables import CITYSCAPES_IDS, CITYSCAPES_NAMES, SYNTHIA_IDS
 
 STATS = ("sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json")
 

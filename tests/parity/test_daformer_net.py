@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa._networks import quiet_train
-from pipa.mmseg.checkpoint_keys import convert_state_dict
+from pipa.mmseg.checkpoints.keys import convert_state_dict
+from pipa.networks import quiet_train
 
 
 def build(info: dict[str, Any], state: dict[str, Tensor], **test_cfg: Any) -> EncoderDecoder:

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa._networks import quiet_train
-from pipa.mmseg.checkpoint_keys import convert_state_dict
-from pipa.mmseg.networks import segmentor_outputs, teacher_logits
+from pipa.mmseg.checkpoints.keys import convert_state_dict
+from pipa.mmseg.models.segmentors.outputs import segmentor_outputs, teacher_logits
+from pipa.networks import quiet_train
 
 
 def build(info: dict[str, Any], state: dict[str, Tensor], crop: tuple[int, int], **test_cfg: Any) -> nn.Module:

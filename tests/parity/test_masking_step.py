@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa import PipaStep
-from pipa.mmseg.adapter import SegmentorNetworks
-from pipa.mmseg.checkpoint_keys import convert_state_dict
+from pipa.mmseg.checkpoints.keys import convert_state_dict
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 
 CASES = ["separatetrg", "separatetrgaug", "separate", "separateaug", "separatesrc", "separatesrcaug"]
 RELEASED: dict[str, Any] = {

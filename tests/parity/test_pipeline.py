@@ -14,7 +14,7 @@ from mmcv.transforms import Resize
 from mmseg.datasets.transforms import RandomCrop
 from mmseg.models import SegDataPreProcessor
 
-from pipa.mmseg.transforms import SyncCrop
+from pipa.mmseg.datasets.transforms import SyncCrop
 
 
 @pytest.fixture(scope="module")

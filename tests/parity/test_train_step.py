@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa import PipaStep
-from pipa.mmseg.adapter import SegmentorNetworks
-from pipa.mmseg.checkpoint_keys import convert_state_dict
+from pipa.mmseg.checkpoints.keys import convert_state_dict
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 
 THINGS = [6, 7, 11, 12, 13, 14, 15, 16, 17, 18]
 # The released code's formulation: ClassMix counts classes over the batch, losses are means over all pixels. These two

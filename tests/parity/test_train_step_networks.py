@@ -18,8 +18,8 @@ from network_cases import Replay, close, loss_and_accuracy, segmentor
 from safetensors.torch import load_file
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.checkpoint_keys import convert_state_dict
-from pipa.mmseg.networks import backbone_features, segmentor_outputs, teacher_logits
+from pipa.mmseg.checkpoints.keys import convert_state_dict
+from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
 
 
 @pytest.mark.parametrize("tree", ["DAFormer", "HRDA"])

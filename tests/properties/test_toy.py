@@ -145,7 +145,7 @@ def test_write_refuses_what_it_cannot_or_must_not_write(tmp_path: Path) -> None:
 
 
 def test_the_ordinary_data_path_reads_it(tmp_path: Path) -> None:
-    folder = pytest.importorskip("pipa.mmseg.folder", reason="needs the extra pipa-rs[mmseg]")
+    folder = pytest.importorskip("pipa.mmseg.datasets.folder", reason="needs the extra pipa-rs[mmseg]")
     # The classes, not their names: which registry finds a name depends on the scope another test may have set.
     from mmcv.transforms import LoadImageFromFile
     from mmseg.datasets.transforms import LoadAnnotations

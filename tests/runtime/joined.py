@@ -26,9 +26,9 @@ from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
 from pipa import Group, PipaStep, _core
-from pipa.mmseg.adapter import SegmentorNetworks
-from pipa.mmseg.exchange import average
-from pipa.mmseg.sliding import TorchDraws
+from pipa.mmseg.engine.gradient_exchange import average
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
+from pipa.mmseg.models.sliding import TorchDraws
 
 WORLD = 2
 OFF: dict[str, Any] = dict(pixel_weight=0, patch_weight=0, mix_weight=0, mask_weight=0, feature_distance_weight=0)

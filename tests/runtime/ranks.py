@@ -19,10 +19,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-import pipa.mmseg.hook
+import pipa.mmseg.engine.pipa_hook
 from pipa import NonFiniteError
-from pipa.mmseg.exchange import average
-from pipa.mmseg.launch import init_launcher
+from pipa.mmseg.engine.gradient_exchange import average
+from pipa.mmseg.engine.launcher import init_launcher
 
 RANK = int(os.environ.get("RANK", 0))
 
@@ -50,7 +50,7 @@ class MisfortuneHook(Hook):
             hook = tiny.pipa_hook(runner)
             hook.target = SpoilOnce(hook.target)
         if self.kind == "gradient":
-            weight = pipa.mmseg.segmentor.core_model(runner).decode_head.conv_seg.weight
+            weight = pipa.mmseg.models.segmentors.hook_view.core_model(runner).decode_head.conv_seg.weight
             self.handle = weight.register_hook(self.spoil_gradient)
 
     def spoil_gradient(self, gradient: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ def check_average(core: Any, teacher: Any, failed: bool, group: Any) -> Any:
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text())
     for number, run in enumerate(settings["runs"]):
-        pipa.mmseg.hook.average = check_average if run.get("check_average") else average
+        pipa.mmseg.engine.pipa_hook.average = check_average if run.get("check_average") else average
         cfg = Config(run["config"])
         init_launcher(cfg, settings["launcher"])
         file = Path(settings["out"]) / f"{number}_{RANK}.pt"

@@ -21,10 +21,11 @@ from mmseg.registry import DATASETS
 from mmseg.utils import register_all_modules
 
 import pipa.mmseg
-from pipa import doctor
-from pipa.imagefile import DataError, read_image, read_label
-from pipa.mmseg.draws import Draw
-from pipa.mmseg.folder import load_classes
+from pipa import environment
+from pipa.commands import doctor
+from pipa.files.images import DataError, read_image, read_label
+from pipa.mmseg.datasets.folder import load_classes
+from pipa.mmseg.datasets.samplers import Draw
 
 register_all_modules(init_default_scope=True)
 CROP = (20, 24)
@@ -438,13 +439,13 @@ def test_doctor_reads_config_files_and_foreign_data_sets(root: Path, tmp_path: P
 
 def test_doctor_on_packages() -> None:
     good = {"onedl-mmengine": "0.10.12", "onedl-mmcv": "2.3.6", "onedl-mmsegmentation": "1.4.2"}
-    assert doctor.check_packages(good) == []
-    beside = doctor.check_packages({**good, "mmcv": "2.1.0"})
+    assert environment.check_packages(good) == []
+    beside = environment.check_packages({**good, "mmcv": "2.1.0"})
     assert [f.level for f in beside] == ["error"]
     assert "pip uninstall mmcv" in beside[0].fix
-    old = doctor.check_packages({**good, "onedl-mmcv": "2.4.0"})
+    old = environment.check_packages({**good, "onedl-mmcv": "2.4.0"})
     assert "expected >=2.3.6,<2.4" in old[0].found
-    assert len(doctor.check_packages({})) == 3
+    assert len(environment.check_packages({})) == 3
 
 
 def test_registered_names_do_not_replace_those_of_mmseg() -> None:

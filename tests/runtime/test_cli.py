@@ -23,8 +23,8 @@ from rich.console import Console
 pytest.importorskip("mmseg")
 
 import pipa.toy
-from pipa import cli
-from pipa.mmseg import progress
+from pipa.commands import cli
+from pipa.mmseg.engine import progress
 
 CLASSES = 9
 TINY = [
@@ -150,7 +150,7 @@ def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.posix_spawn", "os.exec"):
         print("WATCHED", event, arguments[:2])
 sys.addaudithook(watch)
-from pipa import cli
+from pipa.commands import cli
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -394,7 +394,7 @@ def plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
 def test_a_whole_training_from_plain_data(suffix: str, data: Path, tmp_path: Path) -> None:
-    from pipa.mmseg.run import load_config
+    from pipa.mmseg.run.train import load_config
 
     whole = plain(load_config("toy_pipa", TINY).to_dict())
     assert whole["custom_imports"] == {"imports": ["pipa.mmseg"]}
@@ -408,7 +408,7 @@ def test_a_whole_training_from_plain_data(suffix: str, data: Path, tmp_path: Pat
 
 
 def test_plain_data_over_a_shipped_config(tmp_path: Path) -> None:
-    from pipa.mmseg.run import load_config
+    from pipa.mmseg.run.train import load_config
 
     (tmp_path / "common.yml").write_text("_base_: toy_pipa\nrandomness: {seed: 4}\nmax_iters: 7\n")
     path = tmp_path / "mine.json"
@@ -450,7 +450,7 @@ def test_plain_configs_run_nothing(what: str, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_registered_components_of_other_libraries_may_be_named(tmp_path: Path) -> None:
-    from pipa.mmseg.run import load_config
+    from pipa.mmseg.run.train import load_config
 
     path = tmp_path / "mine.yaml"
     path.write_text("_base_: toy_pipa\nmodel: {backbone: {type: mmseg.ResNetV1c}}\nhook: {type: mmengine.TestLoop}\n")

@@ -19,11 +19,11 @@ import tiny
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from pipa.imagefile import DataError
-from pipa.mmseg import safe_file
-from pipa.mmseg.checkpoint import CheckpointError
-from pipa.mmseg.safe_load import allowed
-from pipa.mmseg.signals import StopSignals
+from pipa.files import atomic
+from pipa.files.images import DataError
+from pipa.files.torch_file import CheckpointError
+from pipa.mmseg.checkpoints.safe_load import allowed
+from pipa.mmseg.engine.stop_signals import StopSignals
 
 # How often the training is killed; the full test of a release takes 30.
 KILLS = int(os.environ.get("PIPA_KILLS", "4"))
@@ -105,8 +105,8 @@ def test_killed_at_random_moments_ends_with_the_uninterrupted_result(root: Path,
 
 def whole(path: Path) -> bool:
     try:
-        safe_file.verify(path, allowed())
-    except safe_file.DamagedFile:
+        atomic.verify(path, allowed())
+    except atomic.DamagedFile:
         return False
     return True
 

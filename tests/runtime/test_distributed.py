@@ -20,7 +20,7 @@ import tiny
 from joined import OFF
 from mmengine.config import Config
 
-from pipa.mmseg.launch import init_launcher
+from pipa.mmseg.engine.launcher import init_launcher
 
 HERE = Path(__file__).resolve().parent
 

@@ -30,7 +30,7 @@ def test_settings_are_listed_with_their_defaults() -> None:
 
 def test_hook_arguments_are_listed_with_their_defaults() -> None:
     pytest.importorskip("mmseg")
-    from pipa.mmseg.hook import OWN_ARGUMENTS
+    from pipa.mmseg.engine.pipa_hook import OWN_ARGUMENTS
 
     _iteration, hook = (DOCS / "settings.md").read_text().split("## Of the hook")
     assert table(hook) == OWN_ARGUMENTS

@@ -103,7 +103,7 @@ def test_too_many_skips_in_a_row_stop(root: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_policy() -> None:
-    from pipa.mmseg.nonfinite import NonFiniteGuard
+    from pipa.mmseg.engine.nonfinite_guard import NonFiniteGuard
 
     with pytest.raises(ValueError, match="nonfinite: expected 'stop' or 'skip', got 'ignore'"):
         NonFiniteGuard("ignore", 10)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pipa
 from pipa import PipaStep
-from pipa._networks import Networks
+from pipa.networks import Networks
 from small_nets import ALL_TERMS, CLASSES, OFF, SIDE, SmallNet, small_batch, small_step
 
 Batch = dict[str, Tensor]

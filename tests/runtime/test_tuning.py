@@ -15,7 +15,7 @@ import tiny
 from mmengine.runner import Runner
 from torch import nn
 
-from pipa.mmseg.tuning import Tuning, checkpoint_activations, parts
+from pipa.mmseg.engine.network_options import Tuning, checkpoint_activations, parts
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ Needs the extra ``pipa-rs[mmseg]``. In a config: ``custom_imports = dict(imports
 """
 
 # ruff: noqa: E402
-from pipa.doctor import require_packages
+from pipa.environment import require_packages
 
 require_packages()
 
@@ -16,10 +16,8 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 from mmengine.config.utils import MODULE2PACKAGE
 
-from pipa.mmseg import safe_load
-from pipa.mmseg.checkpoint_hook import SafeCheckpointHook
-from pipa.mmseg.daformer_head import DAFormerHead
-from pipa.mmseg.datasets import (
+from pipa.mmseg.checkpoints import safe_load
+from pipa.mmseg.datasets.domains import (
     SYNTHIA_13,
     SYNTHIA_16,
     ACDCDataset,
@@ -28,20 +26,22 @@ from pipa.mmseg.datasets import (
     GTADataset,
     SynthiaDataset,
 )
-from pipa.mmseg.deeplab_v2_head import DeepLabV2Head
-from pipa.mmseg.draws import DrawSampler, SeededDataset
-from pipa.mmseg.efficientnet_lite import EfficientNetLite
-from pipa.mmseg.folder import FolderDataset
-from pipa.mmseg.hook import PipaHook
-from pipa.mmseg.hrda_head import HRDAHead
-from pipa.mmseg.hrda_segmentor import HRDAEncoderDecoder
-from pipa.mmseg.metrics import DomainIoUMetric
-from pipa.mmseg.mit import MiT
-from pipa.mmseg.precision import AutocastOptimWrapper
-from pipa.mmseg.rcs import RareClassSampling
-from pipa.mmseg.timm_backbone import TimmEncoder
-from pipa.mmseg.transforms import LoadImage, LoadLabel, PackUnlabelled, PseudoMargins, SyncCrop
-from pipa.mmseg.vit import ViTPyramid
+from pipa.mmseg.datasets.folder import FolderDataset
+from pipa.mmseg.datasets.rare_class_sampling import RareClassSampling
+from pipa.mmseg.datasets.samplers import DrawSampler, SeededDataset
+from pipa.mmseg.datasets.transforms import LoadImage, LoadLabel, PackUnlabelled, PseudoMargins, SyncCrop
+from pipa.mmseg.engine.checkpoint_hook import SafeCheckpointHook
+from pipa.mmseg.engine.optim_wrapper import AutocastOptimWrapper
+from pipa.mmseg.engine.pipa_hook import PipaHook
+from pipa.mmseg.evaluation.metrics import DomainIoUMetric
+from pipa.mmseg.models.backbones.efficientnet_lite import EfficientNetLite
+from pipa.mmseg.models.backbones.mit import MiT
+from pipa.mmseg.models.backbones.timm_encoder import TimmEncoder
+from pipa.mmseg.models.backbones.vit import ViTPyramid
+from pipa.mmseg.models.decode_heads.daformer import DAFormerHead
+from pipa.mmseg.models.decode_heads.deeplab_v2 import DeepLabV2Head
+from pipa.mmseg.models.decode_heads.hrda import HRDAHead
+from pipa.mmseg.models.segmentors.hrda import HRDAEncoderDecoder
 
 safe_load.install()
 # mmengine finds `mmseg::` bases by the name of the distribution; by upstream's, its hub would run pip to install that.

@@ -3,8 +3,8 @@
 # Layout below data_root:   classes.json
 #                           source/{images,labels,lists}     lists/train.txt
 #                           target/{images,labels,lists}     lists/{train,val,test}.txt
-# Give the folder with `--cfg-options data_root=FOLDER` or in the environment variable PIPA_DATA (pipa.mmseg.config says
-# why both reach the data sets).
+# Give the folder with `--cfg-options data_root=FOLDER` or in the environment variable PIPA_DATA (pipa.mmseg.run.config
+# says why both reach the data sets).
 data_root = "{{$PIPA_DATA:data/idda_to_camvid}}"
 default_scope = "mmseg"
 custom_imports = dict(imports=["pipa.mmseg"])

@@ -1,0 +1,1 @@
+"""The `pipa` command: the parser and one file per subcommand."""

@@ -1,0 +1,214 @@
+"""The `pipa` command: one subcommand per job, each importing only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipa.environment import hide_remarks
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. Returns the exit code: 0, 1 for an error (one sentence on stderr), 130 for Ctrl-C."""
+    arguments = parser().parse_args(argv)
+    hide_remarks()
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("pipa: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if arguments.debug:
+            raise
+        print(f"pipa {arguments.command}: {sentence(error)}", file=sys.stderr)
+        print("(--debug shows the traceback)", file=sys.stderr)
+        return 1
+
+
+def sentence(error: Exception) -> str:
+    """What to tell about an error."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])  # str() would quote it
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:  # from a loader worker, with its traceback as text
+        name, _, said = text.strip().splitlines()[-1].partition(": ")
+        return said or name
+    return text or type(error).__name__
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="pipa", description="PiPa: domain-adaptive semantic segmentation.")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    def with_config(command: argparse.ArgumentParser) -> None:
+        command.add_argument("config", help="file of a config, or the name of a shipped one (see `pipa configs`)")
+        command.add_argument(
+            "--cfg-options",
+            nargs="+",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override settings, e.g. train_cfg.max_iters=1000 custom_hooks.0.pixel_weight=0.2",
+        )
+
+    def with_model(command: argparse.ArgumentParser) -> None:
+        command.add_argument("checkpoint", help="checkpoint of a training, or a converted one")
+        command.add_argument(
+            "--teacher", action="store_true", help="use the teacher's weights instead of the student's"
+        )
+
+    train = add("train", run_train, "Train from a config.")
+    with_config(train)
+    train.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/CONFIG)")
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the work folder")
+    train.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
+    train.add_argument("--threads", type=int, help="CPU threads of PyTorch")
+
+    test = add("test", run_test, "Evaluate a checkpoint on the config's test data.")
+    with_config(test)
+    with_model(test)
+    test.add_argument("--work-dir", help="folder for logs (default: work_dirs/CONFIG)")
+
+    predict = add("predict", run_predict, "Segment images; writes colour overlays and label PNGs.")
+    with_config(predict)
+    with_model(predict)
+    predict.add_argument("images", help="an image, or a folder of images (searched through)")
+    predict.add_argument("--out", default="predictions", help="folder for the results (default: predictions)")
+
+    convert = add("convert", run_convert, "Convert labels of a data set to train ids, or a released checkpoint.")
+    convert.add_argument("what", choices=("gta", "synthia", "cityscapes", "checkpoint"))
+    convert.add_argument("path", help="root of the data set, or the checkpoint file")
+    convert.add_argument("--out", help="where to write (default: beside the input)")
+    convert.add_argument("--workers", type=int, help="threads (default: one per core)")
+    convert.add_argument("--teacher", action="store_true", help="checkpoint: take the teacher's weights")
+    convert.add_argument("--verbose", action="store_true", help="checkpoint: list every key")
+
+    stats = add("stats", run_stats, "Count the pixels of each class in a folder of label images.")
+    stats.add_argument("folder")
+    stats.add_argument("--suffix", default=".png", help="end of the label files' names (default: .png)")
+    stats.add_argument("--out", help="folder for sample_class_stats.json and its companions")
+    stats.add_argument("--workers", type=int, help="threads (default: one per core)")
+
+    export = add("export", run_export, "Write only the weights of a training checkpoint, for inference.")
+    export.add_argument("checkpoint")
+    export.add_argument("--out", required=True)
+    export.add_argument("--teacher", action="store_true", help="the teacher's weights instead of the student's")
+
+    doctor = add("doctor", run_doctor, "Check environment and every file of a config's data before a training.")
+    with_config(doctor)
+    doctor.add_argument("--workers", type=int, help="threads (default: one per core)")
+    doctor.add_argument("--max-files", type=int, help="look at so many files of each data set instead of all")
+
+    add("configs", run_configs, "List the shipped configs.")
+
+    demo = add("demo", run_demo, "Adapt a small network on the embedded domain pair and write a report.")
+    demo.add_argument("--out", default="demo", help="folder for data, checkpoints and report.html (default: demo)")
+    demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per seed (default: 0)")
+    demo.add_argument("--iterations", type=int, help="iterations of each training (default: the config's)")
+    demo.add_argument("--oracle", action="store_true", help="also train on target labels, the upper bound")
+    return top
+
+
+def run_train(a: argparse.Namespace) -> int:
+    from pipa.mmseg.run.train import load_config, train
+
+    config = load_config(a.config, a.cfg_options, a.work_dir)
+    train(config, resume=a.resume, launcher=a.launcher, threads=a.threads)
+    return 0
+
+
+def run_test(a: argparse.Namespace) -> int:
+    from pipa.mmseg.run.train import evaluate_checkpoint, load_config
+
+    metrics = evaluate_checkpoint(load_config(a.config, a.cfg_options, a.work_dir), a.checkpoint, teacher=a.teacher)
+    for name, value in metrics.items():
+        print(f"{name:<24} {value:8.2f}")
+    return 0
+
+
+def run_predict(a: argparse.Namespace) -> int:
+    from pipa.mmseg.run.predict import predict
+    from pipa.mmseg.run.train import load_config
+
+    written = predict(load_config(a.config, a.cfg_options), a.checkpoint, a.images, a.out, teacher=a.teacher)
+    print(f"{len(written)} image(s) segmented: overlays and labels are in {a.out}")
+    return 0
+
+
+def run_convert(a: argparse.Namespace) -> int:
+    if a.what == "checkpoint":
+        from pipa.mmseg.checkpoints.convert import convert_checkpoint
+
+        path = Path(a.path)
+        out = a.out or path.with_name(f"{path.stem}_pipa.pth")
+        print(convert_checkpoint(path, out, use_teacher=a.teacher).format(verbose=a.verbose))
+        print(f"written: {out}")
+        return 0
+    from pipa.files.convert import convert_labels
+
+    print(convert_labels(a.what, a.path, a.out, workers=a.workers))
+    return 0
+
+
+def run_stats(a: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipa.files.convert import class_totals, folder_stats
+
+    totals = class_totals(folder_stats(a.folder, a.suffix, a.out, workers=a.workers))
+    table = Table("class", "pixels", "share", "images")
+    for class_id, (pixels, share, images) in totals.items():
+        table.add_row(str(class_id), f"{pixels:,}", f"{100 * share:.3f} %", str(images))
+    Console().print(table)
+    return 0
+
+
+def run_export(a: argparse.Namespace) -> int:
+    from pipa.mmseg.run.train import export
+
+    export(a.checkpoint, a.out, teacher=a.teacher)
+    print(f"written: {a.out}")
+    return 0
+
+
+def run_doctor(a: argparse.Namespace) -> int:
+    from pipa.commands.doctor import check, report
+    from pipa.mmseg.run.train import load_config
+
+    findings = check(load_config(a.config, a.cfg_options), a.workers, a.max_files)
+    print(report(findings))
+    return int(any(finding.level == "error" for finding in findings))
+
+
+def run_configs(a: argparse.Namespace) -> int:
+    from pipa.configs import list_configs
+
+    for name, text in list_configs():
+        print(f"{name:<36} {text}")
+    return 0
+
+
+def run_demo(a: argparse.Namespace) -> int:
+    from pipa.commands.demo import demo
+
+    report = demo(Path(a.out), seeds=a.seeds, iterations=a.iterations, oracle=a.oracle)
+    print(f"report: {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The environment a training runs in: versions, packages, threads, shared memory; and the findings about it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from pipa import _abi
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+LEVELS = (ERROR, WARNING, NOTE)
+
+# The fork of OpenMMLab this package is built on, and the upstream packages with the same import names.
+_NEEDED = ("onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation")
+_UPSTREAM = ("mmengine", "mmengine-lite", "mmcv", "mmcv-full", "mmcv-lite", "mmsegmentation")
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        level: "error" (training would fail or be wrong), "warning" (look at it) or "note".
+        where: part of the config or environment.
+        found: what is the case, with the file it is about.
+        fix: what to do; empty for notes.
+    """
+
+    level: str
+    where: str
+    found: str
+    fix: str = ""
+
+
+def check_environment() -> list[Finding]:
+    """Versions, threads and shared memory."""
+    findings = []
+    built, found = _abi.torch_build(), torch.__version__
+    if found.split("+")[0] != built:
+        text = f"pipa was built for torch {built}, found {found}"
+        findings.append(Finding(ERROR, "torch", text, f"pip install torch=={built}"))
+    else:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, training on the CPU"
+        findings.append(Finding(NOTE, "torch", f"torch {found}, {device}, {torch.get_num_threads()} threads"))
+    findings += check_packages({d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata})
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.get_num_threads() > cores:
+        text = f"torch uses {torch.get_num_threads()} threads on {cores} core(s)"
+        findings.append(Finding(WARNING, "threads", text, f"set OMP_NUM_THREADS={cores}"))
+    if sys.platform == "linux" and (shared := free_space("/dev/shm")) is not None and shared < GIB:
+        text = f"/dev/shm has {shared / GIB:.2f} GiB free; loader workers pass batches through it"
+        findings.append(Finding(WARNING, "memory", text, "start the container with --shm-size=2g, or num_workers=0"))
+    return findings
+
+
+def check_packages(installed: Mapping[str, str]) -> list[Finding]:
+    """The fork of OpenMMLab is there in a version that fits, and upstream is not beside it.
+
+    Args:
+        installed: distribution name in lower case -> version.
+    """
+    findings = []
+    beside = [name for name in _UPSTREAM if name in installed]
+    if beside:
+        text = f"{', '.join(beside)} and the onedl packages have the same import names and overwrite each other's files"
+        fix = f"pip uninstall {' '.join(beside)}, then pip install --force-reinstall 'pipa-rs[mmseg]'"
+        findings.append(Finding(ERROR, "packages", text, fix))
+    for name in _NEEDED:
+        bounds = _bounds(name)
+        version = installed.get(name)
+        if version is None:
+            findings.append(Finding(ERROR, "packages", f"{name} is not installed", "pip install 'pipa-rs[mmseg]'"))
+        elif not SpecifierSet(bounds).contains(version, prereleases=True):
+            text = f"{name} {version} is installed; expected {bounds}"
+            findings.append(Finding(ERROR, "packages", text, f"pip install '{name}{bounds}'"))
+    return findings
+
+
+def require_packages() -> None:
+    """Refuse to go on without the fork, or with upstream beside it: half of each would be imported.
+
+    Raises:
+        ImportError: with the command that repairs the environment.
+    """
+    installed = {}
+    for name in (*_NEEDED, *_UPSTREAM):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    beside = any(name in installed for name in _UPSTREAM)
+    if beside or any(name not in installed for name in _NEEDED):
+        finding = check_packages(installed)[0]
+        raise ImportError(f"pipa.mmseg: {finding.found}; {finding.fix}")
+
+
+def report(findings: Sequence[Finding]) -> str:
+    """Readable text: one block per finding and a count at the end."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:<8} {finding.where}: {finding.found}")
+        lines += [f"{'':<8} -> {finding.fix}"] if finding.fix else []
+    errors = sum(f.level == ERROR for f in findings)
+    warnings = sum(f.level == WARNING for f in findings)
+    lines.append(f"{errors} error(s), {warnings} warning(s)")
+    return "\n".join(lines)
+
+
+def free_space(path: str | Path) -> int | None:
+    """Free bytes where ``path`` is, None where the system does not tell."""
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
+
+
+def _bounds(name: str) -> str:
+    """The versions of a package that this one's own metadata asks for."""
+    wanted = [Requirement(text) for text in metadata.requires("pipa-rs") or []]
+    return next((",".join(sorted(map(str, r.specifier), reverse=True)) for r in wanted if r.name == name), "")
+
+
+def hide_remarks() -> None:
+    """Hide remarks of imported packages that a user of this command can do nothing about."""
+    for start in ("Fail to import ``Multi", "Default ``avg_non_ignore``"):
+        warnings.filterwarnings("ignore", message=start)

@@ -1,0 +1,327 @@
+"""Labels of GTA5, SYNTHIA and Cityscapes -> train ids and class statistics (`pipa convert`, `pipa stats`).
+
+Every file is written under a temporary name and renamed. A second run keeps finished files: those that are newer than
+their source, have its size and hold train ids only. Originals are opened for reading and never written.
+
+The statistics are three files that rare class sampling reads: `sample_class_stats.json` (pixels of each class per
+label), `sample_class_stats_dict.json` (the same by file name) and `samples_with_class.json` (labels of each class).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipa import _core
+from pipa.files.atomic import write_text
+from pipa.files.images import DataError
+from pipa.files.label_tables import CITYSCAPES_IDS, CITYSCAPES_NAMES, SYNTHIA_IDS
+
+DATASETS = ("gta", "synthia", "cityscapes")
+TRAIN_IDS = frozenset([*range(19), 255])
+Counts = dict[int, int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One label file: where it comes from, where its train ids go, and how they are made."""
+
+    source: Path
+    target: Path
+    size: Callable[[], tuple[int, int]]
+    convert: Callable[[], tuple[int, int, list[tuple[int, int]]]]
+    counted: bool = True  # takes part in the statistics (Cityscapes: its train split only)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did: labels converted now, labels that were finished before, files written beside them."""
+
+    converted: int
+    kept: int
+    written: tuple[Path, ...]
+
+
+def convert_labels(
+    dataset: str,
+    root: str | Path,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    source: str = "auto",
+) -> Report:
+    """Write `*_labelTrainIds.png` beside the labels (or below `out`), and the class statistics.
+
+    Args:
+        dataset: gta, synthia or cityscapes.
+        root: folder of the data set. Its name is part of the names in the statistics, as given.
+        out: another folder for everything that is written, in the same layout.
+        workers: threads; None takes one per core.
+        source: Cityscapes only: "polygons", "labelIds", or "auto" (polygons where there are any).
+
+    Raises:
+        DataError: the folder does not hold the data set, or labels are not usable (every bad file is found first; the
+            others are converted; no statistics are written).
+    """
+    root = Path(root)
+    if dataset not in DATASETS:
+        raise ValueError(f"convert: the data set must be one of {', '.join(DATASETS)}; got {dataset!r}")
+    if source not in ("auto", "polygons", "labelIds"):
+        raise ValueError(f"convert: source must be auto, polygons or labelIds; got {source!r}")
+    if not root.is_dir():
+        raise DataError(f"{root}: expected the folder of {dataset}, found no such folder")
+    base = Path(out) if out is not None else root
+    if dataset == "gta":
+        jobs = _mapped(root, base, "labels", CITYSCAPES_IDS, red=False)
+    elif dataset == "synthia":
+        jobs = _mapped(root, base, "GT/LABELS", SYNTHIA_IDS, red=True)
+    else:
+        jobs = _cityscapes(root, base, source)
+
+    def work(job: Job) -> tuple[Counts, bool]:
+        done = finished(job)
+        if done is not None:
+            return done, True
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        return dict(job.convert()[2]), False
+
+    results = run(jobs, work, workers, progress, f"{dataset}: train ids")
+    kept = sum(was_there for _, was_there in results)
+    counts = {job.target.as_posix(): c for job, (c, _) in zip(jobs, results, strict=True) if job.counted}
+    written = write_statistics(base, counts)
+    if dataset == "cityscapes":
+        written += _write_splits(base, jobs)
+    return Report(len(jobs) - kept, kept, tuple(written))
+
+
+def folder_stats(
+    folder: str | Path,
+    suffix: str = ".png",
+    out: str | Path | None = None,
+    id_map: Mapping[int, int] | None = None,
+    ignore_index: int = 255,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Counts]:
+    """Pixels of each class in each label file below `folder`; writes the statistics to `out` if it is given.
+
+    Args:
+        id_map: raw id -> train id, unlisted ids ignored; None takes the ids as they are stored.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of labels, found no such folder")
+    paths = sorted(p for p in folder.rglob(f"*{suffix}") if p.is_file() and not p.name.startswith("."))
+    if not paths:
+        raise DataError(f"{folder}: expected at least one *{suffix} label, found none")
+
+    def work(path: Path) -> Counts:
+        counts: Counts = {}
+        for raw, pixels in _core.label_summary(str(path))[2]:
+            train_id = raw if id_map is None else id_map.get(raw, ignore_index)
+            if train_id not in (-1, ignore_index):
+                counts[train_id] = counts.get(train_id, 0) + pixels
+        return dict(sorted(counts.items()))
+
+    results = run(paths, work, workers, progress, "class statistics")
+    stats = {path.as_posix(): counts for path, counts in zip(paths, results, strict=True)}
+    if out is not None:
+        write_statistics(Path(out), stats)
+    return stats
+
+
+def class_totals(stats: Mapping[str, Counts]) -> dict[int, tuple[int, float, int]]:
+    """Per class: pixels, share of the labelled pixels, and images that hold it; for tables."""
+    pixels: Counts = {}
+    images: Counts = {}
+    for counts in stats.values():
+        for c, n in counts.items():
+            pixels[c] = pixels.get(c, 0) + n
+            images[c] = images.get(c, 0) + 1
+    total = sum(pixels.values())
+    return {c: (pixels[c], pixels[c] / total, images[c]) for c in sorted(pixels)}
+
+
+def finished(job: Job) -> Counts | None:
+    """Counts of a target that an earlier run finished, or None where the work is still to be done."""
+    try:
+        if job.target.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
+            return None
+        height, width, counts = _core.label_summary(str(job.target))
+    except (OSError, ValueError):  # not there, or left damaged by something else: it is written again
+        return None
+    valid = (height, width) == job.size() and all(c in TRAIN_IDS for c, _ in counts)
+    return dict(counts) if valid else None
+
+
+def run(items: Sequence[Any], work: Callable[[Any], Any], workers: int | None, progress: bool, title: str) -> list[Any]:
+    """Results of `work` for each item, in order, on threads (the work releases the GIL), with a progress bar.
+
+    A bad file does not stop the others; the error at the end names the first ten.
+    """
+    workers = workers if workers is not None else os.cpu_count() or 1
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    results: list[Any] = [None] * len(items)
+    errors: list[str] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not progress) as bar, ThreadPoolExecutor(workers) as pool:
+        task = bar.add_task(title, total=len(items))
+        waiting: dict[Future, int] = {}
+        queue = iter(range(len(items)))
+        try:
+            while True:
+                # A short queue, so that an interrupt ends the run after the files in hand.
+                while len(waiting) < 4 * workers and (index := next(queue, None)) is not None:
+                    waiting[pool.submit(work, items[index])] = index
+                if not waiting:
+                    break
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    index = waiting.pop(future)
+                    try:
+                        results[index] = future.result()
+                    except (OSError, ValueError) as error:
+                        errors.append(str(error))
+                    bar.advance(task)
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            raise
+    if errors:
+        more = f"\n... and {len(errors) - 10} more" if len(errors) > 10 else ""
+        raise DataError(f"{len(errors)} of {len(items)} files are not usable:\n" + "\n".join(errors[:10]) + more)
+    return results
+
+
+# The data sets --------------------------------------------------------------------------------------------------------
+def _mapped(root: Path, base: Path, folder: str, table: Mapping[int, int], red: bool) -> list[Job]:
+    """Label files with one raw id per pixel (GTA5 and SYNTHIA)."""
+    labels = root / folder
+    if not labels.is_dir():
+        raise DataError(f"{labels}: expected the folder of label files, found no such folder")
+    sources = sorted(p for p in labels.glob("*.png") if not p.stem.endswith("_labelTrainIds") and p.name[0] != ".")
+    if not sources:
+        raise DataError(f"{labels}: expected *.png label files, found none")
+    return [_job(path, base / folder / f"{path.stem}_labelTrainIds.png", table, red) for path in sources]
+
+
+def _job(path: Path, target: Path, table: Mapping[int, int], red: bool, counted: bool = True) -> Job:
+    pairs = list(table.items())
+    return Job(
+        path,
+        target,
+        lambda: _core.png_size(str(path)),
+        lambda: _core.label_convert(str(path), str(target), pairs, 255, red),
+        counted,
+    )
+
+
+def _cityscapes(root: Path, base: Path, source: str) -> list[Job]:
+    fine = root / "gtFine"
+    if not fine.is_dir():
+        raise DataError(f"{fine}: expected the folder gtFine of Cityscapes, found no such folder")
+    endings = {"polygons": "_gtFine_polygons.json", "labelIds": "_gtFine_labelIds.png"}
+    chosen = source
+    if source == "auto":
+        chosen = "polygons" if next(fine.glob(f"*/*/*{endings['polygons']}"), None) else "labelIds"
+    sources = sorted(fine.glob(f"*/*/*{endings[chosen]}"))
+    if not sources:
+        raise DataError(f"{fine}: expected SPLIT/CITY/*{endings[chosen]} files, found none")
+    jobs = []
+    for path in sources:
+        name = path.name.removesuffix(endings[chosen]) + "_gtFine_labelTrainIds.png"
+        target = base / path.parent.relative_to(root) / name
+        counted = path.parent.parent.name == "train"
+        if chosen == "labelIds":
+            jobs.append(_job(path, target, CITYSCAPES_IDS, red=False, counted=counted))
+        else:
+            jobs.append(_polygon_job(path, target, counted))
+    return jobs
+
+
+def _polygon_job(path: Path, target: Path, counted: bool) -> Job:
+    def size() -> tuple[int, int]:
+        shape = _polygons(path)
+        return shape["imgHeight"], shape["imgWidth"]
+
+    return Job(path, target, size, lambda: _core.label_store(str(target), draw_polygons(path)), counted)
+
+
+def _polygons(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        height, width, objects = content["imgHeight"], content["imgWidth"], content["objects"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected Cityscapes polygons (imgHeight, imgWidth, objects), {error!r}") from None
+    if not (isinstance(height, int) and isinstance(width, int) and 0 < height * width <= 1 << 28):
+        raise DataError(f"{path}: expected a positive imgHeight and imgWidth, found {height} and {width}")
+    if not isinstance(objects, list):
+        raise DataError(f"{path}: expected a list of objects, found {type(objects).__name__}")
+    return content
+
+
+def draw_polygons(path: str | Path) -> np.ndarray:
+    """Train ids, uint8 [H, W], of a Cityscapes polygon file: objects in their order, later ones on top.
+
+    Deleted objects and those without a train id (license plates) are left out; `cargroup` is drawn as `car`.
+    Pillow draws, because the official tool does: other rasterisers differ at the borders.
+    """
+    path = Path(path)
+    content = _polygons(path)
+    canvas = Image.new("L", (content["imgWidth"], content["imgHeight"]), 255)
+    draw = ImageDraw.Draw(canvas)
+    for number, entry in enumerate(content["objects"]):
+        try:
+            if entry.get("deleted"):
+                continue
+            name = entry["label"]
+            if name not in CITYSCAPES_NAMES and name.endswith("group"):
+                name = name.removesuffix("group")
+            if name not in CITYSCAPES_NAMES:
+                raise DataError(f"{path}: object {number} has the label {name!r}, which Cityscapes does not define")
+            train_id = CITYSCAPES_NAMES[name]
+            if train_id is not None:
+                draw.polygon([tuple(point) for point in entry["polygon"]], fill=train_id)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path}: object {number} is no labelled polygon ({error!r})") from None
+    return np.array(canvas)
+
+
+# Files beside the labels ----------------------------------------------------------------------------------------------
+def write_statistics(folder: Path, stats: Mapping[str, Counts]) -> list[Path]:
+    """The three JSON files of class statistics; `stats` maps label files to pixels of each class (255 left out)."""
+    kept = {file: {c: n for c, n in sorted(counts.items()) if c != 255} for file, counts in stats.items()}
+    with_class: dict[int, list[tuple[str, int]]] = {}
+    for file, counts in kept.items():
+        for c, n in counts.items():
+            with_class.setdefault(c, []).append((file, n))
+    content = {
+        "sample_class_stats.json": [{**counts, "file": file} for file, counts in kept.items()],
+        "sample_class_stats_dict.json": kept,
+        "samples_with_class.json": with_class,
+    }
+    return [write_text(folder / name, json.dumps(value, indent=2)) for name, value in content.items()]
+
+
+def _write_splits(base: Path, jobs: Iterable[Job]) -> list[Path]:
+    """train.txt, val.txt and test.txt: CITY/STEM per line, for the splits that exist."""
+    splits: dict[str, list[str]] = {}
+    for job in jobs:
+        stem = job.target.name.removesuffix("_gtFine_labelTrainIds.png")
+        splits.setdefault(job.target.parent.parent.name, []).append(f"{job.target.parent.name}/{stem}")
+    return [
+        write_text(base / f"{split}.txt", "".join(f"{stem}\n" for stem in sorted(stems)))
+        for split, stems in splits.items()
+    ]

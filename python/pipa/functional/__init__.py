@@ -1,0 +1,285 @@
+"""The losses and kernels of PiPa as pure functions. Tensors keep device, dtype and graph.
+
+Shape suffixes: B batch, C classes, D channels, H W size, N anchors, M keys, A groups, V views.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pipa import _core
+from pipa.functional.mixing import (
+    block_mask,
+    blur_kernel_size,
+    class_mask,
+    class_mix,
+    color_jitter,
+    draw_augment,
+    draw_class_mask,
+    draw_classes,
+    gaussian_blur,
+    mask_grid,
+    pseudo_label,
+    strong_augment,
+)
+from pipa.functional.supervision import (
+    accuracy,
+    class_counts,
+    confusion_matrix,
+    cross_entropy,
+    downscale_label,
+    ema_update,
+    feature_distance,
+    iou_from_confusion,
+)
+
+__all__: list[str] = [
+    "accuracy",
+    "block_mask",
+    "blur_kernel_size",
+    "choose_anchors",
+    "class_counts",
+    "class_mask",
+    "class_mix",
+    "color_jitter",
+    "confusion_matrix",
+    "contrast",
+    "crop_patches",
+    "cross_entropy",
+    "downscale_label",
+    "draw_augment",
+    "draw_class_mask",
+    "draw_classes",
+    "draw_patches",
+    "ema_update",
+    "feature_distance",
+    "gaussian_blur",
+    "iou_from_confusion",
+    "mask_grid",
+    "patch_contrast",
+    "patch_contrast_gated",
+    "patch_overlap",
+    "pixel_contrast",
+    "pseudo_label",
+    "strong_augment",
+]
+
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right), half-open."""
+
+
+def contrast(
+    anchor_nd: Tensor,
+    key_md: Tensor,
+    positive: Tensor | tuple[Tensor, Tensor],
+    *,
+    temperature: float = 0.1,
+    exclude_self: bool = False,
+    tile: tuple[int, int] | None = None,
+) -> Tensor:
+    """Contrastive loss of anchors against keys, exact and streamed: O(N D + M D + tile) memory, never N x M.
+
+    ``mean over anchors with a positive of [logsumexp_k cos(a, k)/tau - mean_p cos(a, p)/tau]``: the form that the
+    paper's pixel and patch terms share.
+
+    Args:
+        anchor_nd: [N, D] floating point, any row length (the cosine is inside). A zero row gets a zero gradient.
+        key_md: [M, D] of the same dtype. Pass the same object as `anchor_nd` to contrast a set with itself.
+        positive: ``(anchor_label_n, key_label_m)``: keys of equal class are positives. Any integers; every id is a
+            class, so remove ignored pixels first. Or ``index_n``: the position of each anchor's one positive;
+            a negative index means none.
+        temperature: tau, positive.
+        exclude_self: key i is anchor i (M >= N): it is neither in the anchor's denominator nor a positive of it.
+        tile: rows and columns of the largest block of scores held at once; chosen by device when None.
+
+    Returns:
+        Scalar (float32, or float64 for float64 features). Without any anchor that has a positive: a zero that keeps
+        the graph. Gradients are first order: they carry no graph of their own, even with ``create_graph=True``.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError, ValueError: an argument does not fit; the message names it.
+    """
+    key = None if key_md is anchor_nd else key_md
+    if isinstance(positive, Tensor):
+        return _core.contrast(anchor_nd, key, None, None, positive, temperature, exclude_self, tile)
+    if not (isinstance(positive, (tuple, list)) and len(positive) == 2):
+        raise TypeError(
+            f"positive: expected (anchor_label_n, key_label_m) or an index tensor, got {type(positive).__name__}"
+        )
+    return _core.contrast(anchor_nd, key, positive[0], positive[1], None, temperature, exclude_self, tile)
+
+
+def pixel_contrast(
+    feat_avd: Tensor,
+    label_a: Tensor,
+    *,
+    temperature: float = 0.1,
+    base_temperature: float = 0.07,
+    formulation: str = "official",
+) -> Tensor:
+    """Pixel contrast of A groups of V pixels of one class each.
+
+    ``"official"``: the released code. Features are used at their length, each positive pair has a denominator of its
+    own (itself and the other classes), and the loss is scaled by ``temperature / base_temperature``. Unlike the
+    released code it is finite for features of any length, and zero where no pair exists.
+    ``"paper"``: L_pixel of the paper (:func:`contrast` of all pixels among themselves); `base_temperature` is unused.
+
+    Args:
+        feat_avd: [A, V, D] floating point.
+        label_a: [A] class of each group (integers; whole floats are taken too). Groups may share a class.
+
+    Returns:
+        Scalar, first-order gradients.
+    """
+    return _core.pixel_contrast(feat_avd, label_a, temperature, base_temperature, formulation)
+
+
+def patch_contrast(
+    patch1_bdhw: Tensor,
+    patch2_bdhw: Tensor,
+    overlap1: Box,
+    overlap2: Box,
+    flip1: bool = False,
+    flip2: bool = False,
+    *,
+    temperature: float = 0.1,
+) -> Tensor:
+    """L_patch of the paper: the same scene position in two overlapping patches attracts, all other features repel.
+
+    Args:
+        patch1_bdhw, patch2_bdhw: [B, D, H, W] features of the two patches, flipped ones as they came out.
+        overlap1, overlap2: (top, left, bottom, right) of the shared part in cells of each map (:func:`patch_overlap`).
+        flip1, flip2: whether the patch was mirrored left-right.
+
+    Returns:
+        Scalar: mean over images, positions and the two directions. First-order gradients.
+    """
+    return _core.patch_contrast(
+        patch1_bdhw, patch2_bdhw, _box(overlap1), _box(overlap2), bool(flip1), bool(flip2), temperature
+    )
+
+
+def patch_contrast_gated(
+    feat1_nd: Tensor,
+    feat2_nd: Tensor,
+    bank_md: Tensor,
+    bank_label_m: Tensor,
+    label1_n: Tensor,
+    label2_n: Tensor,
+    conf1_n: Tensor,
+    conf2_n: Tensor,
+    *,
+    temperature: float = 0.1,
+    confidence: float = 0.9,
+    chunk: int = 8000,
+) -> tuple[Tensor, Tensor]:
+    """Patch contrast of the released code: each patch learns from the other where the other is surer.
+
+    Position i of patch 1 counts when ``conf2 > confidence and conf1 < conf2``; its negatives are the bank's features of
+    another pseudo-label. `feat2_nd` and the bank get no gradient from the first loss, and the other way round.
+
+    Args:
+        feat1_nd, feat2_nd: [N, D] features of the same positions, used at their length (normalise them before).
+        bank_md, bank_label_m: [M, D] features and [M] pseudo-labels of this and earlier steps.
+        label1_n, label2_n, conf1_n, conf2_n: pseudo-labels and confidences of the positions.
+        chunk: bank entries per chunk. The first chunk sets the shift of the exponentials (as released), which the
+            result depends on slightly.
+
+    Returns:
+        The two directional losses.
+    """
+    return _core.patch_contrast_gated(
+        feat1_nd,
+        feat2_nd,
+        bank_md,
+        bank_label_m,
+        label1_n,
+        label2_n,
+        conf1_n,
+        conf2_n,
+        temperature,
+        confidence,
+        chunk,
+    )
+
+
+def choose_anchors(
+    label_bhw: Tensor,
+    prediction_bhw: Tensor | None = None,
+    *,
+    priority_bhw: Tensor | None = None,
+    seed: int = 0,
+    max_anchors: int = 1024,
+    max_per_class: int = 100,
+    min_pixels: int = 2,
+    ignore_index: int = 255,
+    per_image: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Class-balanced choice of pixels: ``min(max_anchors // groups, max_per_class)`` per class, half hard half easy.
+
+    The released code's sampler is ``min_pixels=101, per_image=True, ignore_index=-1``.
+
+    Args:
+        label_bhw: [B, H, W] class ids.
+        prediction_bhw: predicted ids; wrongly predicted pixels are hard. None: no split.
+        priority_bhw: the pixels with the smallest priority are taken; None draws them from `seed`.
+        min_pixels: groups with fewer pixels are left out.
+        per_image: groups are the classes of each image, not of the batch.
+
+    Returns:
+        Flat row-major positions [N], group by group, hard first; and bool [N], false for filler (accelerators only:
+        N depends on the shapes alone there, so that the host never waits).
+    """
+    index, valid, _ = _core.choose_anchors(
+        label_bhw,
+        prediction_bhw,
+        priority_bhw,
+        max_anchors,
+        max_per_class,
+        min_pixels,
+        ignore_index,
+        per_image,
+        _core.rng_state(seed, 0),
+    )
+    return index, valid
+
+
+def draw_patches(
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    *,
+    min_iou: float = 0.1,
+    max_iou: float = 1.0,
+    flip: bool = False,
+    align: int = 8,
+    seed: int = 0,
+) -> tuple[Box, Box, bool, bool]:
+    """Two crops of `size` whose intersection over union lies in the range: ``(box1, box2, flip1, flip2)``.
+
+    Uniform over all pairs of places whose feature cells coincide at stride `align`. An impossible request raises
+    ValueError with the IoU that can be reached.
+    """
+    return _core.draw_patches(height, width, size, min_iou, max_iou, flip, align, _core.rng_state(seed, 0))[0]
+
+
+def crop_patches(
+    image_bchw: Tensor, box1: Box, box2: Box, flip1: bool = False, flip2: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Both crops of [B, C, H, W] images, labels or weights, mirrored left-right where asked."""
+    return _core.crop_patches(image_bchw, _box(box1), _box(box2), flip1, flip2)
+
+
+def patch_overlap(
+    box1: Box, box2: Box, feature_size: tuple[int, int], flip1: bool = False, flip2: bool = False
+) -> tuple[Box, Box]:
+    """Cells that two crops share, as boxes on feature maps of `feature_size` (after the flips).
+
+    Paired cells look at the same image pixels; crops that do not meet on the stride's grid raise ValueError.
+    """
+    return _core.patch_overlap(_box(box1), _box(box2), flip1, flip2, feature_size)
+
+
+def _box(box: Box) -> Box:
+    top, left, bottom, right = (int(edge) for edge in box)
+    return top, left, bottom, right

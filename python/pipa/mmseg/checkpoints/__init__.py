@@ -1,0 +1,1 @@
+"""Reading checkpoints safely and converting those of the released repositories."""

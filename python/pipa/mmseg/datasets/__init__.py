@@ -1,0 +1,1 @@
+"""Data sets of the domain pairs, samplers, transforms, rare class sampling."""

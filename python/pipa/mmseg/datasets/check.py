@@ -1,0 +1,244 @@
+"""Looks at every file of the data sets of a config before hours are spent on them. Used by `pipa.commands.doctor`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mmseg.registry import DATASETS
+
+from pipa.environment import ERROR, NOTE, WARNING, Finding
+from pipa.files.images import DataError, open_image, read_image
+from pipa.mmseg.datasets.domains import DomainDataset
+from pipa.mmseg.datasets.rare_class_sampling import RareClassSampling
+from pipa.mmseg.datasets.transforms import LoadImage, LoadLabel, SyncCrop
+
+_LABEL_LOADERS = ("LoadLabel", "LoadAnnotations")
+_SHOWN = 5
+
+
+@dataclass
+class Sample:
+    """What was found in one image and its label."""
+
+    image: str
+    size: tuple[int, int] | None = None
+    counts: dict[int, int] = field(default_factory=dict)  # pixels per class, ignored ones left out
+    labelled: bool = False
+    errors: list[str] = field(default_factory=list)
+    flat: bool = False  # one value in all pixels
+
+
+def loaders(config: Mapping, path: str = "") -> Iterator[tuple[str, Mapping]]:
+    """Every dataloader of a config with its place, also inside hooks (`custom_hooks[0].target_dataloader`)."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            place = f"{path}.{key}" if path else str(key)
+            if str(key).endswith("dataloader") and isinstance(value, Mapping) and "dataset" in value:
+                yield place, value
+            else:
+                yield from loaders(value, place)
+    elif isinstance(config, Sequence) and not isinstance(config, (str, bytes)):
+        for i, value in enumerate(config):
+            yield from loaders(value, f"{path}[{i}]")
+
+
+def used_loaders(config: Mapping) -> list[tuple[str, Mapping]]:
+    """As `loaders`, without a top-level target_dataloader that a hook has its own copy of."""
+    found = list(loaders(config))
+    own = any(place.startswith("custom_hooks") and place.endswith(".target_dataloader") for place, _ in found)
+    return [(place, loader) for place, loader in found if not (own and place == "target_dataloader")]
+
+
+def innermost(dataset: Mapping) -> Mapping:
+    """The data set inside wrappers such as RareClassSampling, SeededDataset or RepeatDataset."""
+    while isinstance(dataset.get("dataset"), Mapping):
+        dataset = dataset["dataset"]
+    return dataset
+
+
+def check_loader(
+    place: str,
+    loader: Mapping,
+    workers: int,
+    max_files: int | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> list[Finding]:
+    """Findings of one dataloader.
+
+    Args:
+        max_files: look at that many files, evenly spread, instead of all.
+        advance: called with (files done, files in all).
+    """
+    try:
+        # the wrapper is built after the files were looked at: it may count all labels
+        dataset = DATASETS.build(dict(innermost(loader["dataset"])))
+        dataset.full_init()
+    except (DataError, FileNotFoundError) as error:
+        return [Finding(ERROR, place, str(error), "correct the path or the files, then run the check again")]
+    except Exception as error:
+        text = f"the data set cannot be built: {type(error).__name__}: {error}"
+        return [Finding(ERROR, place, text, f"correct {place}.dataset in the config")]
+    if len(dataset) == 0:
+        return [Finding(ERROR, place, "the data set is empty", "correct data_root, data_prefix, suffixes or the list")]
+    count = len(dataset) if max_files is None else min(max_files, len(dataset))
+    indices = [int(i) for i in np.linspace(0, len(dataset) - 1, count)]
+    inspect = _Inspector(dataset)
+    samples = []
+    with ThreadPoolExecutor(workers) as pool:  # decoding releases the GIL
+        for sample in pool.map(inspect, indices):
+            samples.append(sample)
+            if advance is not None:
+                advance(len(samples), count)
+    findings = list(_summarise(place, dataset, samples))
+    findings += _crop_findings(place, dataset, samples)
+    wrapper = loader["dataset"]
+    if wrapper.get("type") in ("RareClassSampling", RareClassSampling) and not any(f.level == ERROR for f in findings):
+        findings += _rare_class(place, wrapper, dataset)
+    return findings
+
+
+class _Inspector:
+    """Decodes one image and its label the way the pipeline will."""
+
+    def __init__(self, dataset: Any) -> None:
+        transforms = dataset.pipeline.transforms
+        self.dataset = dataset
+        self.strict = isinstance(dataset, DomainDataset)
+        images = [t for t in transforms if isinstance(t, LoadImage)]
+        self.convert = images[0].convert if images else None
+        self.labels = any(type(t).__name__ in _LABEL_LOADERS for t in transforms)
+        self.loader = next((t for t in transforms if isinstance(t, LoadLabel)), LoadLabel())
+        self.classes = len(dataset.metainfo.get("classes") or ()) or None
+
+    def __call__(self, index: int) -> Sample:
+        info = self.dataset.get_data_info(index)
+        sample = Sample(str(info.get("img_path")))
+        try:
+            if self.convert is None:  # another loader reads it (mmcv's converts what it is given)
+                with open_image(sample.image) as image:
+                    sample.size = (image.height, image.width)
+                    pixels = np.asarray(image.convert("RGB"))
+            else:
+                pixels = read_image(sample.image, self.convert)
+                sample.size = (pixels.shape[0], pixels.shape[1])
+            sample.flat = bool((pixels == pixels[0, 0]).all())
+        except DataError as error:
+            sample.errors.append(str(error))
+        if self.labels and info.get("seg_map_path") is not None:
+            sample.labelled = True
+            try:
+                self._label(sample, info)
+            except (DataError, ValueError) as error:
+                sample.errors.append(str(error))
+        return sample
+
+    def _label(self, sample: Sample, info: dict) -> None:
+        ignore = int(info.get("ignore_index", getattr(self.dataset, "ignore_index", 255)))
+        if not self.strict:  # mmseg's data sets say less about their labels
+            zero = bool(info.pop("reduce_zero_label", False))
+            info.setdefault("num_classes", self.classes if not zero or self.classes is None else self.classes + 1)
+            if info.get("label_map"):
+                info["num_classes"] = len(info["label_map"])
+        label = self.loader.read({**info, "reduce_zero_label": False}, info["seg_map_path"])
+        if sample.size is not None and label.shape != sample.size:
+            raise DataError(
+                f"{info['seg_map_path']}: expected a label of the size of its image, {sample.size[0]}x{sample.size[1]} "
+                f"(height x width, {sample.image}), found {label.shape[0]}x{label.shape[1]}"
+            )
+        counts = np.bincount(label.reshape(-1))
+        sample.counts = {int(c): int(counts[c]) for c in np.flatnonzero(counts) if c != ignore}
+
+
+def _summarise(place: str, dataset: Any, samples: Sequence[Sample]) -> Iterator[Finding]:
+    errors = [text for sample in samples for text in sample.errors]
+    for text in errors[:_SHOWN]:
+        yield Finding(ERROR, place, text, "replace or remove this file")
+    if len(errors) > _SHOWN:
+        yield Finding(ERROR, place, f"{len(errors) - _SHOWN} more files are not usable", "see the ones above")
+    flat = [sample.image for sample in samples if sample.flat]
+    if flat:
+        yield Finding(
+            WARNING, place, f"{len(flat)} image(s) have one colour only, e.g. {flat[0]}", "look at them; remove them"
+        )
+    labelled = [sample for sample in samples if sample.labelled and not sample.errors]
+    blank = [sample.image for sample in labelled if not sample.counts]
+    if blank:
+        text = f"{len(blank)} label(s) have no pixel that counts, e.g. that of {blank[0]}"
+        yield Finding(WARNING, place, text, "such images train nothing; remove them from the list")
+    if labelled:
+        pixels: Counter[int] = Counter()
+        for sample in labelled:
+            pixels.update(sample.counts)
+        names = list(dataset.metainfo.get("classes") or ())
+        absent = [name for c, name in enumerate(names) if not pixels[c]]
+        if absent and len(labelled) == len(samples):
+            level = NOTE if place.startswith(("val", "test")) else WARNING
+            yield Finding(level, place, f"no pixel of {', '.join(absent)}", "check the id map, or leave the class out")
+    sizes = Counter(sample.size for sample in samples if sample.size is not None)
+    if sizes:
+        shown = ", ".join(f"{h}x{w} ({n})" for (h, w), n in sizes.most_common(3))
+        yield Finding(NOTE, place, f"{len(samples)} of {len(dataset)} images looked at; sizes {shown}", "")
+
+
+def _crop_findings(place: str, dataset: Any, samples: Sequence[Sample]) -> list[Finding]:
+    """Images that are smaller than the crop, where the pipeline does not resize them first."""
+    transforms = dataset.pipeline.transforms
+    position = next((i for i, t in enumerate(transforms) if isinstance(t, SyncCrop)), None)
+    if position is None or any("Resize" in type(t).__name__ for t in transforms[:position]):
+        return []
+    crop = transforms[position]
+    small = [
+        s for s in samples if s.size is not None and (s.size[0] < crop.crop_size[0] or s.size[1] < crop.crop_size[1])
+    ]
+    if not small or crop.pad:
+        return []
+    text = f"{len(small)} image(s) are smaller than the crop {crop.crop_size}, e.g. {small[0].image} {small[0].size}"
+    return [Finding(ERROR, place, text, "choose a smaller crop, resize first, or set pad=True on SyncCrop")]
+
+
+def _rare_class(place: str, config: Mapping, dataset: Any) -> list[Finding]:
+    try:
+        settings = {key: value for key, value in config.items() if key not in ("type", "dataset")}
+        sampling = RareClassSampling(dataset=dataset, **settings)
+    except (DataError, ValueError, TypeError) as error:
+        return [Finding(ERROR, place, str(error), "see docs/data-errors.md, rare class sampling")]
+    names = dataset.metainfo.get("classes") or ()
+    few = [
+        f"{names[c] if c < len(names) else c} ({len(sampling.images[c])})"
+        for c in sampling.classes
+        if len(sampling.images[c]) < 10
+    ]
+    if few:
+        text = f"rare class sampling: classes with fewer than 10 images to draw from: {', '.join(few)}"
+        return [Finding(WARNING, place, text, "the same images will be repeated often; lower min_pixels")]
+    return []
+
+
+def check_pairing(config: Mapping) -> list[Finding]:
+    """Mistakes between loaders: a target whose labels are opened, two loaders with the same draws."""
+    findings = []
+    streams: dict[tuple, str] = {}
+    for place, loader in used_loaders(config):
+        name = place.rsplit(".", 1)[-1]
+        pipeline = innermost(loader["dataset"]).get("pipeline", ())
+        opened = [t.get("type") for t in pipeline if isinstance(t, Mapping) and t.get("type") in _LABEL_LOADERS]
+        if name.startswith("target") and opened:
+            text = f"the pipeline of the target has {opened[0]}: labels of the target would be opened"
+            findings.append(Finding(ERROR, place, text, "take it out and pack with PackUnlabelled"))
+        if name.startswith(("train", "target")):
+            sampler = loader.get("sampler") or {}
+            if sampler.get("type") == "DrawSampler":
+                key = (sampler.get("seed"), sampler.get("stream", 0))
+                if key in streams:
+                    text = f"uses the same random draws as {streams[key]} (stream {key[1]})"
+                    findings.append(Finding(ERROR, place, text, "give the target's DrawSampler stream=1"))
+                streams[key] = place
+            else:
+                text = f"its sampler is {sampler.get('type')}: a resumed run will not see the same crops"
+                findings.append(Finding(WARNING, place, text, "use sampler=dict(type='DrawSampler')"))
+    return findings

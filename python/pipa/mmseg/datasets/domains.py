@@ -1,0 +1,326 @@
+"""The data sets of domain adaptation as mmsegmentation data sets.
+
+They differ from mmseg's own in four ways. Every image is checked to have its label before training starts.
+`unlabelled=True` makes a target data set that never opens a label (its label files need not exist). They take draws
+(see draws.py), so that a training resumes exactly. A bad file stops the training with an error that names it, or with
+`on_bad_file="skip"` is logged and replaced by another image of the same draw.
+
+All of them expect train ids ("labelTrainIds"), which `pipa convert` writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmengine.logging import print_log
+from mmseg.datasets import BaseSegDataset, CityscapesDataset
+from mmseg.registry import DATASETS
+
+from pipa.files.images import DataError
+from pipa.mmseg.datasets.native_pipeline import Fused, fuse
+from pipa.mmseg.datasets.prefetch import SampledAhead
+from pipa.mmseg.datasets.samplers import REPLACEMENT, Draw, seeded
+
+CITYSCAPES = CityscapesDataset.METAINFO
+# Classes that SYNTHIA labels; the published figures average over 16, or over 13 (without wall, fence, pole).
+SYNTHIA_16 = tuple(name for name in CITYSCAPES["classes"] if name not in ("terrain", "truck", "train"))
+SYNTHIA_13 = tuple(name for name in SYNTHIA_16 if name not in ("wall", "fence", "pole"))
+_REPLACEMENTS = 10
+
+
+def inside(root: str | Path, relative: str, source: str | Path) -> Path:
+    """`root/relative`, refused when it leaves `root`: list files may come with a downloaded data set.
+
+    Symbolic links inside the root are followed: people keep data sets on other disks that way.
+    """
+    pure = PurePosixPath(relative.replace("\\", "/"))
+    if pure.is_absolute() or ".." in pure.parts or ":" in relative or not pure.parts:
+        raise DataError(f"{source}: the entry {relative!r} leads out of the data root {root}; expected a relative path")
+    return Path(root) / pure
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Stems of a list file: one per line, empty lines and lines that begin with # left out."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this list file ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: expected a text file with one stem per line, found bytes that are no UTF-8") from None
+    stems = [line.strip() for line in lines]
+    return [stem for stem in stems if stem and not stem.startswith("#")]
+
+
+def walk(folder: Path, suffix: str) -> Iterator[str]:
+    """Files below `folder` that end in `suffix`, as sorted relative posix paths. Unreadable folders are errors."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot read this folder ({error.strerror})")
+
+    found = []
+    for base, _folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        inner = Path(base).relative_to(folder)
+        found += [(inner / name).as_posix() for name in files if name.endswith(suffix)]
+    yield from sorted(found)
+
+
+class DomainDataset(SampledAhead, BaseSegDataset):
+    """Base of the data sets below: pairs of `data_prefix[img_path]/STEM + img_suffix` and
+    `data_prefix[seg_map_path]/STEM + seg_map_suffix`, STEM from `ann_file` or from the folder.
+
+    Args:
+        data_root: folder that holds the data set.
+        unlabelled: never look for or open labels.
+        on_bad_file: "stop", or "skip" to log the file and take another one.
+        fuse: run the start of the pipeline natively where it has the usual form (see fused.py); the samples are the
+            same.
+        everything else: as mmseg's BaseSegDataset.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_root: str | Path,
+        unlabelled: bool = False,
+        on_bad_file: str = "stop",
+        fuse: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if on_bad_file not in ("stop", "skip"):
+            raise ValueError(f"{type(self).__name__}: on_bad_file must be 'stop' or 'skip', got {on_bad_file!r}")
+        if not Path(data_root).is_dir():
+            raise DataError(f"{data_root}: expected the folder of a data set (data_root), found no such folder")
+        self.unlabelled = unlabelled
+        self.on_bad_file = on_bad_file
+        self.fuse = fuse
+        self._fused: tuple[list, Fused | None] | None = None
+        super().__init__(data_root=str(data_root), **kwargs)
+
+    # What a subclass may change -------------------------------------------------------------------------------------
+    def pairs(self) -> Iterator[tuple[Path, Path]]:
+        """Image path and label path of every sample, sorted; the files need not be checked."""
+        image_root = Path(self.data_prefix.get("img_path") or self.data_root)
+        label_root = Path(self.data_prefix.get("seg_map_path") or self.data_root)
+        if self.ann_file:
+            for stem in read_list(self.ann_file):
+                image = inside(image_root, stem + self.img_suffix, self.ann_file)
+                yield image, inside(label_root, stem + self.seg_map_suffix, self.ann_file)
+        else:
+            self.need_folder(image_root)
+            for name in walk(image_root, self.img_suffix):
+                yield image_root / name, label_root / (name[: -len(self.img_suffix)] + self.seg_map_suffix)
+
+    def label_info(self) -> dict:
+        """Extra entries of every sample that LoadLabel reads."""
+        return {}
+
+    # --------------------------------------------------------------------------------------------------------------
+    def need_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: expected a folder of *{self.img_suffix} images, found no such folder")
+
+    def load_data_list(self) -> list[dict]:
+        exists = _FolderCache()
+        samples = []
+        missing_images, missing_labels = [], []
+        fixed = dict(label_map=self.label_map, reduce_zero_label=self.reduce_zero_label)
+        fixed.update(num_classes=self.stored_classes(), ignore_index=self.ignore_index, **self.label_info())
+        for image, label in self.pairs():
+            sample = dict(img_path=str(image), seg_fields=[], **fixed)
+            if not exists(image):
+                missing_images.append(image)
+            if not self.unlabelled:
+                sample["seg_map_path"] = str(label)
+                if not exists(label):
+                    missing_labels.append((image, label))
+            samples.append(sample)
+        if missing_images:
+            raise DataError(
+                f"{missing_images[0]}: this image is listed in {self.ann_file} but does not exist"
+                f"{_more(len(missing_images), 'images')}"
+            )
+        if missing_labels:
+            image, label = missing_labels[0]
+            raise DataError(
+                f"{label}: the label of {image.name} does not exist{_more(len(missing_labels), 'labels')}; "
+                f"{self.missing_label_hint()}"
+            )
+        if not samples:
+            where = self.ann_file or self.data_prefix.get("img_path") or self.data_root
+            raise DataError(
+                f"{where}: {type(self).__name__} expected at least one *{self.img_suffix} image, found none"
+            )
+        return samples
+
+    def missing_label_hint(self) -> str:
+        return "set unlabelled=True for a target domain without labels"
+
+    def stored_classes(self) -> int:
+        """Number of ids that a label file may hold: `classes` may name a subset of them."""
+        return len(type(self).METAINFO.get("classes") or self._metainfo["classes"])
+
+    def fused(self) -> Fused | None:
+        """The native form of the pipeline as it is now, or None."""
+        transforms = list(self.pipeline.transforms)
+        if self._fused is None or self._fused[0] != transforms:
+            narrow = max(self.ignore_index, self.stored_classes() - 1) <= 255
+            self._fused = (transforms, fuse(transforms) if self.fuse and narrow else None)
+        return self._fused[1]
+
+    def sample(self, index: int) -> dict:
+        fused = self.fused() if isinstance(index, Draw) else None
+        for attempt in range(_REPLACEMENTS):
+            try:
+                if fused is not None and isinstance(index, Draw):
+                    return fused(self.get_data_info(int(index)), index, attempt)
+                with seeded(index, attempt):
+                    return BaseSegDataset.__getitem__(self, index)
+            except DataError as error:
+                if self.on_bad_file == "stop" or self.test_mode:
+                    raise
+                print_log(f"skipped a bad file: {error}", logger="current", level=logging.WARNING)
+                index = self.replacement(index, attempt)
+        raise DataError(f"{self.data_root}: {_REPLACEMENTS} files in a row are not usable; run `pipa doctor CONFIG`")
+
+    def replacement(self, index: int, attempt: int) -> int:
+        """Another image for a draw whose image is not usable."""
+        if isinstance(index, Draw):
+            return index.at(int(index.generator(REPLACEMENT, attempt).integers(len(self))))
+        return (index + 1) % len(self)
+
+
+class _FolderCache:
+    """Does a file exist? Reads each folder once: a stat per file takes minutes on a network disk."""
+
+    def __init__(self) -> None:
+        self.names: dict[Path, set[str]] = {}
+
+    def __call__(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self.names:
+            self.names[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+        return path.name in self.names[folder]
+
+
+def _more(count: int, what: str) -> str:
+    return "" if count == 1 else f" (and {count - 1} more {what} are missing)"
+
+
+@DATASETS.register_module()
+class GTADataset(DomainDataset):
+    """GTA5 (Playing for Data): `images/00001.png`, `labels/00001_labelTrainIds.png`; 19 Cityscapes classes."""
+
+    METAINFO = CITYSCAPES
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("data_prefix", dict(img_path="images", seg_map_path="labels"))
+        kwargs.setdefault("img_suffix", ".png")
+        kwargs.setdefault("seg_map_suffix", "_labelTrainIds.png")
+        super().__init__(**kwargs)
+
+    def missing_label_hint(self) -> str:
+        return f"run `pipa convert gta {self.data_root}` first"
+
+
+@DATASETS.register_module()
+class SynthiaDataset(DomainDataset):
+    """SYNTHIA-RAND-CITYSCAPES: `RGB/0000000.png`, `GT/LABELS/0000000_labelTrainIds.png`.
+
+    Labels use the 19 Cityscapes train ids, three of which never occur (terrain, truck, train); the published figures
+    average over SYNTHIA_16 or SYNTHIA_13 on Cityscapes (`DomainIoUMetric`).
+    """
+
+    METAINFO = CITYSCAPES
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("data_prefix", dict(img_path="RGB", seg_map_path="GT/LABELS"))
+        kwargs.setdefault("img_suffix", ".png")
+        kwargs.setdefault("seg_map_suffix", "_labelTrainIds.png")
+        super().__init__(**kwargs)
+
+    def missing_label_hint(self) -> str:
+        return f"run `pipa convert synthia {self.data_root}` first"
+
+
+@DATASETS.register_module()
+class CityscapesDomainDataset(DomainDataset):
+    """Cityscapes: `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`, `gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png`.
+
+    Args:
+        split: train, val or test.
+    """
+
+    METAINFO = CITYSCAPES
+
+    def __init__(self, split: str = "train", **kwargs: Any) -> None:
+        kwargs.setdefault("data_prefix", dict(img_path=f"leftImg8bit/{split}", seg_map_path=f"gtFine/{split}"))
+        kwargs.setdefault("img_suffix", "_leftImg8bit.png")
+        kwargs.setdefault("seg_map_suffix", "_gtFine_labelTrainIds.png")
+        super().__init__(**kwargs)
+
+    def missing_label_hint(self) -> str:
+        return f"run `pipa convert cityscapes {self.data_root}` first, or set unlabelled=True for the target domain"
+
+
+class _AnonDataset(DomainDataset):
+    """Layout that ACDC and Dark Zurich share: `rgb_anon/.../X_rgb_anon.png`, `gt/.../X_gt_labelTrainIds.png`."""
+
+    METAINFO = CITYSCAPES
+
+    def __init__(self, folders: Sequence[str], **kwargs: Any) -> None:
+        self.folders = list(folders)
+        kwargs.setdefault("data_prefix", dict(img_path="rgb_anon", seg_map_path="gt"))
+        kwargs.setdefault("img_suffix", "_rgb_anon.png")
+        kwargs.setdefault("seg_map_suffix", "_gt_labelTrainIds.png")
+        super().__init__(**kwargs)
+
+    def pairs(self) -> Iterator[tuple[Path, Path]]:
+        if self.ann_file:
+            yield from super().pairs()
+            return
+        image_root, label_root = Path(self.data_prefix["img_path"]), Path(self.data_prefix["seg_map_path"])
+        present = [folder for folder in self.folders if (image_root / folder).is_dir()]
+        if not present:
+            raise DataError(f"{image_root}: expected at least one of the folders {self.folders}, found none")
+        for folder in present:
+            for name in walk(image_root / folder, self.img_suffix):
+                stem = name[: -len(self.img_suffix)]
+                yield image_root / folder / name, label_root / folder / (stem + self.seg_map_suffix)
+
+
+@DATASETS.register_module()
+class ACDCDataset(_AnonDataset):
+    """ACDC: the official `rgb_anon/CONDITION/SPLIT/...`, or `rgb_anon/SPLIT/...` where the conditions were joined.
+
+    Reference images (`train_ref`, ...) are not part of the domain and never taken.
+
+    Args:
+        split: train, val or test.
+        conditions: which of fog, night, rain and snow.
+    """
+
+    def __init__(
+        self, split: str = "train", conditions: Sequence[str] = ("fog", "night", "rain", "snow"), **kwargs: Any
+    ) -> None:
+        unknown = set(conditions) - {"fog", "night", "rain", "snow"}
+        if unknown:
+            raise ValueError(f"ACDCDataset: conditions must be among fog, night, rain, snow; got {sorted(unknown)}")
+        folders = [f"{condition}/{split}" for condition in conditions]
+        super().__init__([*folders, split] if len(conditions) == 4 else folders, **kwargs)
+
+
+@DATASETS.register_module()
+class DarkZurichDomainDataset(_AnonDataset):
+    """Dark Zurich: `rgb_anon/SPLIT/TIME/...`; `train` has no labels (set unlabelled=True), `val/night` has 50.
+
+    Args:
+        split: train or val.
+        times: which of night, twilight and day.
+    """
+
+    def __init__(self, split: str = "train", times: Sequence[str] = ("night",), **kwargs: Any) -> None:
+        super().__init__([f"{split}/{time}" for time in times], **kwargs)

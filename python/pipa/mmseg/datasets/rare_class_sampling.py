@@ -1,0 +1,255 @@
+"""Rare class sampling (DAFormer, CVPR 2022, section 3.3).
+
+A class is drawn with probability P(c) = softmax_c((1 - f_c) / T), f_c its share of the labelled pixels; then an image
+that holds more than `min_pixels` of it; then crops of that image until one keeps more than
+`min_pixels * min_crop_ratio` pixels of the class. The image is decoded once: only crop and what follows are repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+from mmseg.registry import DATASETS
+
+from pipa.files.images import DataError
+from pipa.mmseg.datasets.prefetch import SampledAhead
+from pipa.mmseg.datasets.samplers import RARE_CLASS, Draw, seeded
+from pipa.mmseg.datasets.transforms import LoadLabel, run
+
+STATS_FILE, SAMPLES_FILE = "sample_class_stats.json", "samples_with_class.json"
+
+
+def class_probabilities(stats: Sequence[Mapping[str, Any]], temperature: float) -> tuple[list[int], np.ndarray]:
+    """Classes by frequency, rarest first, and the probability of each, float32 [C].
+
+    Args:
+        stats: per label file the pixels of each class, `{"0": 12, "7": 3, "file": ...}` (sample_class_stats.json).
+    """
+    if temperature <= 0:
+        raise ValueError(f"rare class sampling: temperature must be positive, got {temperature}")
+    pixels: Counter[int] = Counter()
+    for entry in stats:
+        for key, count in entry.items():
+            if key not in ("file", "index"):
+                pixels[int(key)] += count
+    if not pixels:
+        raise DataError("rare class sampling: the class statistics hold no labelled pixel")
+    classes = sorted(pixels, key=lambda c: pixels[c])  # stable: equal counts keep the order of their first appearance
+    # float32 as in the released code, so that the same random number gives the same class
+    frequency = np.array([pixels[c] for c in classes], dtype=np.float32)
+    frequency = frequency / frequency.sum(dtype=np.float32)
+    scaled = (np.float32(1) - frequency) / np.float32(temperature)
+    weights = np.exp(scaled - scaled.max())
+    return classes, weights / weights.sum(dtype=np.float32)
+
+
+def count_classes(dataset: Any, workers: int = 4) -> list[dict[str, Any]]:
+    """Statistics of a labelled data set from its label files, in the order of the data set."""
+    load = LoadLabel()
+
+    def count(index: int) -> dict[str, Any]:
+        info = dataset.get_data_info(index)
+        label = load.transform(info)["gt_seg_map"]
+        counts = np.bincount(label.reshape(-1))
+        ignore = info.get("ignore_index", 255)
+        entry: dict[str, Any] = {str(c): int(counts[c]) for c in np.flatnonzero(counts) if c != ignore}
+        return {**entry, "file": info["seg_map_path"]}
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(count, range(len(dataset))))
+
+
+def match_files(files: Sequence[str], labels: Sequence[str]) -> list[int | None]:
+    """Index into `labels` of each file by the shortest tail of the path that tells the labels apart, so that
+    statistics stay valid when a data set moves. None for files that are not in `labels`."""
+    parts = [PurePosixPath(Path(label).as_posix()).parts for label in labels]
+    depth = 1
+    while True:
+        tails = {part[-depth:]: index for index, part in enumerate(parts)}
+        if len(tails) == len(parts) or depth >= max(map(len, parts), default=1):
+            return [tails.get(PurePosixPath(file).parts[-depth:]) for file in files]
+        depth += 1
+
+
+def split_pipeline(transforms: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """What runs once per image (loading, resizing) and what a new crop repeats (the crop and all after it)."""
+    for place, transform in enumerate(transforms):
+        if "Crop" in type(transform).__name__:
+            return list(transforms[:place]), list(transforms[place:])
+    return list(transforms), []
+
+
+@DATASETS.register_module()
+class RareClassSampling(SampledAhead):
+    """Wrapper of a labelled mmseg data set that draws images by class. For the source's train_dataloader.
+
+        dict(type="RareClassSampling", dataset=dict(type="GTADataset", ...), temperature=0.01, min_pixels=3000,
+             min_crop_ratio=0.5)
+
+    With `DrawSampler`, every decision is a function of the draw. With another sampler the index is not used and the
+    global NumPy generator decides, which is reproducible per worker but does not resume exactly.
+
+    Args:
+        dataset: the data set or its config; its pipeline should hold a crop (SyncCrop or RandomCrop).
+        temperature: T above. 0.01 is DAFormer's.
+        min_pixels: an image is drawn for a class only if it holds more pixels of it.
+        min_crop_ratio: pixels the crop must keep, as a share of min_pixels (DAFormer 0.5; HRDA 2.0, its crops are of
+            images twice as large). 0 takes the first crop.
+        tries: crops per image; the last is taken even if it keeps too little.
+        stats: folder with the two JSON files of `pipa convert` / `pipa stats`; None looks in data_root and counts the
+            labels where there are none.
+        missing: what to do about a class that no image holds enough of: "error", or "drop" to leave it out.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        temperature: float = 0.01,
+        min_pixels: int = 3000,
+        min_crop_ratio: float = 0.5,
+        tries: int = 10,
+        stats: str | Path | None = None,
+        missing: str = "error",
+    ) -> None:
+        if missing not in ("error", "drop"):
+            raise ValueError(f"RareClassSampling: missing must be 'error' or 'drop', got {missing!r}")
+        if tries < 1 or min_pixels < 0 or min_crop_ratio < 0:
+            raise ValueError(
+                "RareClassSampling: expected tries >= 1, min_pixels >= 0 and min_crop_ratio >= 0, got "
+                f"{tries}, {min_pixels}, {min_crop_ratio}"
+            )
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.min_pixels, self.min_crop_ratio, self.tries = min_pixels, min_crop_ratio, tries
+        self.full_init()
+        self.once, self.per_crop = split_pipeline(self.dataset.pipeline.transforms)
+        entries = self._statistics(stats)
+        self.classes, self.probabilities = class_probabilities(entries, temperature)
+        self.images = self._images(entries)
+        self._drop_missing(entries, missing)
+        self._cumulative = np.cumsum(self.probabilities.astype(np.float64))
+
+    @property
+    def metainfo(self) -> dict:
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        self.dataset.full_init()
+
+    def get_data_info(self, index: int) -> dict:
+        return self.dataset.get_data_info(int(index))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def fused(self) -> Any:
+        """The native form of the data set's pipeline, or None."""
+        native = getattr(self.dataset, "fused", None)
+        return None if native is None or max(self.classes) > 255 else native()
+
+    def sample(self, index: int) -> dict:
+        """A random image; a `Draw` decides which."""
+        fused = self.fused() if isinstance(index, Draw) else None
+        for attempt in range(10):
+            picked, wanted = self.pick(index, attempt)
+            try:
+                if fused is not None and isinstance(picked, Draw):
+                    need = self.min_pixels * self.min_crop_ratio
+                    return fused(self.get_data_info(picked), picked, attempt, (wanted, need, self.tries))
+                with seeded(picked, attempt):
+                    return self.load(picked, wanted)
+            except DataError as error:
+                if getattr(self.dataset, "on_bad_file", "stop") == "stop":
+                    raise
+                print_log(f"skipped a bad file: {error}", logger="current", level=logging.WARNING)
+        raise DataError("RareClassSampling: 10 files in a row are not usable; run `pipa doctor CONFIG`")
+
+    def pick(self, index: int, attempt: int = 0) -> tuple[int, int]:
+        """Image and class of a draw."""
+        if isinstance(index, Draw):
+            first, second = index.generator(RARE_CLASS, attempt).random(2)
+        else:
+            first, second = np.random.random(2)  # noqa: NPY002  (the worker's seeded generator)
+        place = int(np.searchsorted(self._cumulative, first * self._cumulative[-1], side="right"))
+        wanted = self.classes[min(place, len(self.classes) - 1)]
+        images = self.images[wanted]
+        image = images[int(second * len(images))]
+        return (index.at(image) if isinstance(index, Draw) else image), wanted
+
+    def load(self, index: int, wanted: int) -> dict:
+        """Decode once, crop until enough pixels of the class are in it, then run the rest of the pipeline."""
+        loaded = run(self.once, self.dataset.get_data_info(int(index)))
+        crop, rest = self.per_crop[:1], self.per_crop[1:]
+        need = self.min_pixels * self.min_crop_ratio
+        for _ in range(self.tries if crop else 1):
+            # a crop only cuts views: a shallow copy of the sample with its own list of fields is enough
+            results = run(crop, {**loaded, "seg_fields": list(loaded.get("seg_fields", []))})
+            if need <= 0 or np.count_nonzero(results["gt_seg_map"] == wanted) > need:
+                break
+        return run(rest, results)
+
+    def _labels(self) -> list[str]:
+        labels = [self.dataset.get_data_info(i).get("seg_map_path") for i in range(len(self.dataset))]
+        if any(label is None for label in labels):
+            raise DataError("RareClassSampling: needs a labelled data set (the source), found an unlabelled one")
+        return labels
+
+    def _statistics(self, folder: str | Path | None) -> list[dict[str, Any]]:
+        """Statistics of the files of this data set, each with its `index`."""
+        labels = self._labels()
+        root = Path(folder) if folder is not None else Path(getattr(self.dataset, "data_root", None) or ".")
+        path = root / STATS_FILE
+        if path.is_file():
+            try:
+                entries = json.loads(path.read_text())
+                files = [entry["file"] for entry in entries]
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{path}: expected a list of mappings with a 'file' each ({error!r})") from None
+            indices = match_files(files, labels)
+            entries = [{**entry, "index": i} for entry, i in zip(entries, indices, strict=True) if i is not None]
+            if len({entry["index"] for entry in entries}) != len(labels):
+                raise DataError(
+                    f"{path}: holds statistics of {len(entries)} of the {len(labels)} labels of this data set, e.g. "
+                    f"{labels[0]}; run `pipa convert` or `pipa stats` again"
+                )
+        elif folder is not None:
+            raise DataError(f"{path}: expected the class statistics, found no such file; run `pipa stats`")
+        else:
+            print_log(f"no {STATS_FILE} in {root}: counting the pixels of {len(labels)} labels", logger="current")
+            entries = [{**entry, "index": i} for i, entry in enumerate(count_classes(self.dataset))]
+        return entries
+
+    def _images(self, entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+        """For each class the images that hold more than min_pixels of it."""
+        images: dict[int, list[int]] = {c: [] for c in self.classes}
+        for entry in entries:
+            for key, count in entry.items():
+                if key not in ("file", "index") and count > self.min_pixels:
+                    images[int(key)].append(entry["index"])
+        return images
+
+    def _drop_missing(self, entries: Sequence[Mapping[str, Any]], missing: str) -> None:
+        names = self.metainfo.get("classes", ())
+        for c in [c for c in self.classes if not self.images[c]]:
+            largest = max(entries, key=lambda entry: entry.get(str(c), 0))
+            name = f"{c} ({names[c]})" if c < len(names) else str(c)
+            text = (
+                f"rare class sampling: no image holds more than min_pixels={self.min_pixels} pixels of class {name}; "
+                f"the most are {largest.get(str(c), 0)} in {largest['file']}"
+            )
+            if missing == "error":
+                raise DataError(f"{text}; lower min_pixels, or set missing='drop' to leave the class out")
+            print_log(f"{text}; the class is left out", logger="current", level=logging.WARNING)
+            place = self.classes.index(c)
+            self.classes = [k for k in self.classes if k != c]
+            self.probabilities = np.delete(self.probabilities, place)
+        if not self.classes:
+            raise DataError(f"rare class sampling: no class has an image with more than {self.min_pixels} pixels of it")
+        self.probabilities = self.probabilities / self.probabilities.sum(dtype=np.float32)

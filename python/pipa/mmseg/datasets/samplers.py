@@ -1,0 +1,202 @@
+"""Random draws of the data path as a pure function of (seed, stream, draw number).
+
+Why: a loader whose randomness lives in worker processes cannot be resumed exactly, because nobody can save the state of
+a worker that has prefetched two batches ahead. Here nothing needs saving. `DrawSampler` counts; the number of a draw
+decides which image is taken (a new permutation per epoch) and seeds every generator a transform may use (Python, NumPy,
+torch) around that one sample. So iteration k gives the same batch in an uninterrupted run, after a resume, with 0 or 8
+workers, and under fork or spawn; `skip` is O(1).
+
+    train_dataloader  = dict(sampler=dict(type="DrawSampler"), dataset=dict(type="RareClassSampling", ...), ...)
+    target_dataloader = dict(sampler=dict(type="DrawSampler", stream=1), dataset=dict(type="FolderDataset", ...), ...)
+
+The data sets of this package understand draws. For any other mmseg data set the order is reproducible anyway (a `Draw`
+is the int index of its image); wrap it in `SeededDataset` to make its augmentations reproducible too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from mmseg.registry import DATA_SAMPLERS, DATASETS
+from torch.utils.data import Sampler
+
+# Tags that keep the draws of different users of one (seed, stream, number) independent.
+ORDER, TRANSFORMS, RARE_CLASS, REPLACEMENT = range(4)
+
+
+class Draw(int):
+    """Index of an image that also knows which draw of the training it is.
+
+    Attributes:
+        seed, stream, number: what every random decision about this sample is derived from.
+    """
+
+    seed: int
+    stream: int
+    number: int
+
+    def __new__(cls, index: int, seed: int = 0, stream: int = 0, number: int = 0) -> Draw:
+        draw = super().__new__(cls, index)
+        draw.seed, draw.stream, draw.number = seed, stream, number
+        return draw
+
+    def __reduce__(self) -> tuple:  # draws travel to worker processes
+        return (Draw, (int(self), self.seed, self.stream, self.number))
+
+    def at(self, index: int) -> Draw:
+        """The same draw, applied to another image."""
+        return Draw(index, self.seed, self.stream, self.number)
+
+    def entropy(self, tag: int, attempt: int = 0) -> np.random.SeedSequence:
+        return np.random.SeedSequence((self.seed, self.stream, self.number, tag, attempt))
+
+    def generator(self, tag: int, attempt: int = 0) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(self.entropy(tag, attempt)))
+
+    def words(self, attempt: int = 0) -> np.ndarray:
+        """Seeds of the transforms: words 0 and 1 are Python's, 2 to 5 NumPy's, 6 and 7 torch's."""
+        return self.entropy(TRANSFORMS, attempt).generate_state(8)
+
+
+@contextmanager
+def seeded(index: int, attempt: int = 0) -> Iterator[None]:
+    """Seed Python, NumPy and torch (CPU) from a draw and put their states back afterwards.
+
+    Putting them back matters with num_workers=0, where the training's own dropout draws from the same generators. A
+    plain int index leaves everything alone.
+    """
+    if not isinstance(index, Draw):
+        yield
+        return
+    words = index.words(attempt)
+    python_state, torch_state = random.getstate(), torch.random.get_rng_state()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    random.seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[2:6])  # noqa: NPY002  (mmcv's transforms draw from the global generator)
+    # default_generator, not torch.manual_seed: the latter also touches CUDA, which a forked worker must not.
+    torch.random.default_generator.manual_seed(int(words[6]) << 31 | int(words[7]) >> 1)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.random.set_rng_state(torch_state)
+
+
+@lru_cache(maxsize=4)
+def _order(size: int, seed: int, stream: int, epoch: int) -> np.ndarray:
+    keys = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream, epoch, ORDER)))).random(size)
+    return np.argsort(keys, kind="stable")
+
+
+@DATA_SAMPLERS.register_module()
+class DrawSampler(Sampler):
+    """Infinite sampler of draws: rank r of R takes the numbers r, r + R, r + 2R, ...
+
+    So iteration i of R processes with batch b uses the same draws as iteration i of one process with batch R * b.
+
+    Args:
+        dataset: gives the number of images; must not be empty.
+        seed: the run's seed (mmengine passes it). None asks for one that all ranks share.
+        stream: keeps loaders of one run independent; 0 for the source, 1 for the target.
+        shuffle: a fresh permutation per epoch, or the files in order.
+        threads: threads of this process that make samples ahead of the training; for num_workers=0. See ahead.py.
+        ahead: samples they are ahead; 4 per thread where it is not given.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        seed: int | None = None,
+        stream: int = 0,
+        shuffle: bool = True,
+        start: int = 0,
+        threads: int = 0,
+        ahead: int | None = None,
+    ) -> None:
+        if threads < 0 or (ahead is not None and ahead < 1):
+            raise ValueError(f"DrawSampler: expected threads >= 0 and ahead >= 1, got {threads} and {ahead}")
+        self.rank, self.world_size = get_dist_info()
+        self.size = len(dataset)
+        if self.size == 0:
+            raise ValueError("DrawSampler: the data set is empty; expected at least one image")
+        # The seed is an attribute so that a resumed run can set the one of its checkpoint before the first batch.
+        self.seed = int(sync_random_seed() if seed is None else seed)
+        self.stream = stream
+        self.shuffle = shuffle
+        self.start = start
+        self.dataset, self.threads, self.ahead = dataset, threads, ahead or 4 * threads
+        if threads:
+            from pipa.mmseg.datasets.prefetch import check
+
+            check(dataset, threads)
+
+    def draw(self, number: int) -> Draw:
+        """The draw with this number, whoever asks."""
+        epoch, place = divmod(number, self.size)
+        index = int(_order(self.size, self.seed, self.stream, epoch)[place]) if self.shuffle else place
+        return Draw(index, self.seed, self.stream, number)
+
+    def __iter__(self) -> Iterator[Draw]:
+        if not self.threads:
+            return self._draws()
+        from pipa.mmseg.datasets.prefetch import Ahead
+
+        return Ahead(self.dataset, self.threads, self.ahead).run(self._draws())
+
+    def _draws(self) -> Iterator[Draw]:
+        number = self.rank + self.start * self.world_size
+        while True:
+            yield self.draw(number)
+            number += self.world_size
+
+    def skip(self, num_samples: int) -> None:
+        """Start after the first `num_samples` draws of this rank (iterations done x batch size); absolute, O(1).
+
+        mmengine calls this for the train loader when it resumes. Call it before the loader's iterator is made.
+        """
+        if num_samples < 0:
+            raise ValueError(f"DrawSampler.skip: expected a number of samples >= 0, got {num_samples}")
+        self.start = num_samples
+
+    def __len__(self) -> int:
+        return self.size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing to do: the draw number decides everything."""
+
+
+@DATASETS.register_module()
+class SeededDataset:
+    """Makes the random transforms of any mmseg data set a function of the draw.
+
+    Args:
+        dataset: the data set, or its config.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+
+    @property
+    def metainfo(self) -> dict:
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        self.dataset.full_init()
+
+    def get_data_info(self, index: int) -> dict:
+        return self.dataset.get_data_info(int(index))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        with seeded(index):
+            return self.dataset[int(index)]

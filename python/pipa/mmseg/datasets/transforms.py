@@ -1,0 +1,265 @@
+"""Transforms that mmseg lacks: strict loading, the synchronised crop, and packing without labels.
+
+They mix with mmseg's own (Resize, RandomFlip, PhotoMetricDistortion, PackSegInputs, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.structures import PixelData
+from mmseg.datasets.transforms import PackSegInputs
+from mmseg.registry import TRANSFORMS
+
+from pipa.files import images
+from pipa.files.images import DataError
+
+# Name of the mask of PseudoMargins among the fields of a sample.
+VALID = "valid_map"
+
+
+def run(transforms: Sequence[Any], results: dict) -> dict:
+    """The transforms one after the other; one that gives nothing is a DataError that names it and the image."""
+    for transform in transforms:
+        path = results.get("img_path")
+        results = transform(results)
+        if results is None:
+            raise DataError(f"{path}: {type(transform).__name__} gave nothing for this image")
+    return results
+
+
+@TRANSFORMS.register_module()
+class LoadImage(BaseTransform):
+    """`img`: uint8 [H, W, 3] BGR, as mmcv's LoadImageFromFile, but a bad file is an error that names it.
+
+    Args:
+        convert: accept grey, palette, alpha and 16-bit images and turn them into 8-bit colour.
+    """
+
+    def __init__(self, convert: bool = False) -> None:
+        self.convert = convert
+
+    def transform(self, results: dict) -> dict:
+        image = images.read_image(results["img_path"], self.convert)
+        results["img"] = image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadLabel(BaseTransform):
+    """`gt_seg_map`: train ids, uint8 (uint16 for more than 255 classes) [H, W].
+
+    Reads what the data set put into the sample: `num_classes`, `ignore_index`, `id_map`, `label_colors`, `label_map`.
+    Every pixel must then be a class or `ignore_index`, and the label as large as the image loaded before it.
+
+    Args:
+        num_classes, ignore_index: for data sets that put nothing into the sample; None takes the sample's.
+    """
+
+    def __init__(self, num_classes: int | None = None, ignore_index: int | None = None) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    def transform(self, results: dict) -> dict:
+        path = results.get("seg_map_path")
+        if path is None:
+            raise DataError(
+                f"{results.get('img_path')}: LoadLabel needs a labelled data set; take it out of the pipeline of an "
+                "unlabelled one and pack with PackUnlabelled"
+            )
+        label = self.read(results, path)
+        if "img" in results and results.get("img_shape") == results.get("ori_shape"):
+            expected = tuple(results["img"].shape[:2])
+            if label.shape != expected:
+                raise DataError(
+                    f"{path}: expected a label of the size of its image, {expected[0]}x{expected[1]} (height x width, "
+                    f"{results['img_path']}), found {label.shape[0]}x{label.shape[1]}"
+                )
+        results["gt_seg_map"] = label
+        results.setdefault("seg_fields", []).append("gt_seg_map")
+        return results
+
+    def read(self, results: dict, path: str) -> np.ndarray:
+        classes = self.num_classes if self.num_classes is not None else results.get("num_classes")
+        ignore = self.ignore_index if self.ignore_index is not None else results.get("ignore_index", 255)
+        if results.get("reduce_zero_label"):
+            raise ValueError("LoadLabel: reduce_zero_label is not supported; give the data set an id_map instead")
+        if results.get("label_colors"):
+            label = from_colors(images.read_color_label(path), results["label_colors"], ignore)
+        else:
+            label = images.read_label(path)
+            if results.get("id_map") is not None:
+                label = apply_map(label, results["id_map"], ignore, unlisted=ignore)
+        if classes is not None:
+            check_ids(label, classes, ignore, path)
+        if results.get("label_map"):  # a subset of the classes, chosen by metainfo=dict(classes=...)
+            label = apply_map(label, results["label_map"], ignore, unlisted=None)
+        return label
+
+
+def apply_map(label: np.ndarray, mapping: dict[int, int], ignore: int, unlisted: int | None) -> np.ndarray:
+    """Send ids through a table; ids that `mapping` does not list become `unlisted`, or stay where that is None.
+    -1 and 255 as targets mean `ignore`, as in the official tables (255 is a class where `ignore` lies above it)."""
+    values = [ignore if new == -1 or (new == 255 and ignore < 255) else new for new in mapping.values()]
+    largest = max([ignore, int(label.max(initial=0)), *mapping, *values])
+    table = np.arange(largest + 1) if unlisted is None else np.full(largest + 1, unlisted)
+    table[list(mapping)] = values
+    return table.astype(np.uint8 if table.max() <= 255 else np.uint16)[label]
+
+
+def from_colors(packed: np.ndarray, colors: Sequence[Sequence[int]], ignore: int) -> np.ndarray:
+    """Train ids of a label painted with the colours of the classes; other colours are ignored."""
+    label = np.full(packed.shape, ignore, dtype=np.uint8 if max(ignore, len(colors)) <= 255 else np.uint16)
+    for train_id, (red, green, blue) in enumerate(colors):
+        label[packed == (red << 16 | green << 8 | blue)] = train_id
+    return label
+
+
+def check_ids(label: np.ndarray, classes: int, ignore: int, path: str) -> None:
+    """Raise DataError unless every id is a class or `ignore`."""
+    present = np.flatnonzero(np.bincount(label.reshape(-1), minlength=256))
+    wrong = present[(present >= classes) & (present != ignore)]
+    if len(wrong):
+        raise DataError(
+            f"{path}: label ids must be 0..{classes - 1} or {ignore} (ignored), found {images.list_ids(wrong)}; "
+            "convert the labels to train ids (`pipa convert`) or give FolderDataset an id_map"
+        )
+
+
+@TRANSFORMS.register_module()
+class SyncCrop(BaseTransform):
+    """The same random crop of image and label.
+
+    With `cat_max_ratio` < 1 a crop is drawn again, up to 10 times, while one class fills more than that share of its
+    valid pixels; the last one is kept. Draws as mmseg's RandomCrop does. It differs where the image is smaller than
+    the crop: that is an error here (mmseg would give a smaller crop), or padding with `pad=True`.
+
+    Args:
+        crop_size: (height, width) or one number.
+        pad: fill missing rows and columns at the bottom and right with `pad_val` and `ignore_index`.
+    """
+
+    def __init__(
+        self,
+        crop_size: int | Sequence[int],
+        cat_max_ratio: float = 1.0,
+        ignore_index: int = 255,
+        pad: bool = False,
+        pad_val: int | Sequence[int] = 0,
+    ) -> None:
+        height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        if height <= 0 or width <= 0:
+            raise ValueError(f"SyncCrop: crop_size must be positive, got {crop_size}")
+        if not 0 < cat_max_ratio <= 1:
+            raise ValueError(f"SyncCrop: cat_max_ratio must lie in (0, 1], got {cat_max_ratio}")
+        self.crop_size = (int(height), int(width))
+        self.cat_max_ratio = cat_max_ratio
+        self.ignore_index = ignore_index
+        self.pad = pad
+        self.pad_val = pad_val
+
+    def box(self, height: int, width: int) -> tuple[int, int]:
+        """Top left corner of a random crop."""
+        top = np.random.randint(0, height - self.crop_size[0] + 1)  # noqa: NPY002  (seeded per draw, see draws.py)
+        left = np.random.randint(0, width - self.crop_size[1] + 1)  # noqa: NPY002
+        return top, left
+
+    def varied(self, label: np.ndarray) -> bool:
+        counts = np.bincount(label.reshape(-1), minlength=self.ignore_index + 1)
+        counts[self.ignore_index] = 0
+        return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio)
+
+    def cut(self, array: np.ndarray, top: int, left: int) -> np.ndarray:
+        return array[top : top + self.crop_size[0], left : left + self.crop_size[1]]
+
+    def transform(self, results: dict) -> dict:
+        fields = results.get("seg_fields", [])
+        self.fit(results, fields)
+        height, width = results["img"].shape[:2]
+        top, left = self.box(height, width)
+        if self.cat_max_ratio < 1 and "gt_seg_map" in results:
+            for _ in range(10):
+                if self.varied(self.cut(results["gt_seg_map"], top, left)):
+                    break
+                top, left = self.box(height, width)
+        results["img"] = self.cut(results["img"], top, left)
+        for key in fields:
+            results[key] = self.cut(results[key], top, left)
+        results["img_shape"] = results["img"].shape[:2]
+        return results
+
+    def fit(self, results: dict, fields: Sequence[str]) -> None:
+        """Make sure that the crop fits into the image."""
+        height, width = results["img"].shape[:2]
+        bottom, right = max(self.crop_size[0] - height, 0), max(self.crop_size[1] - width, 0)
+        if not bottom and not right:
+            return
+        if not self.pad:
+            raise DataError(
+                f"{results.get('img_path')}: the image is {height}x{width} (height x width) when it is cropped, but "
+                f"the crop is {self.crop_size[0]}x{self.crop_size[1]}; resize it to at least that, choose a smaller "
+                "crop, or set pad=True on SyncCrop"
+            )
+        padded = np.empty((height + bottom, width + right, 3), dtype=results["img"].dtype)
+        padded[:] = self.pad_val
+        padded[:height, :width] = results["img"]
+        results["img"] = padded
+        for key in fields:
+            fill = 0 if key == VALID else self.ignore_index
+            results[key] = np.pad(results[key], ((0, bottom), (0, right)), constant_values=fill)
+
+
+@TRANSFORMS.register_module()
+class PackUnlabelled(PackSegInputs):
+    """Pack an image of the target domain: a SegDataSample with its meta data and no label.
+
+    mmseg's data preprocessor needs a data sample per image but no label in it. A label that some transform loaded is
+    refused, because an unlabelled target must never have opened one.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        keys = ("img_path", "ori_shape", "img_shape", "pad_shape", "scale_factor", "flip", "flip_direction")
+        kwargs.setdefault("meta_keys", keys)
+        super().__init__(**kwargs)
+
+    def transform(self, results: dict) -> dict:
+        if "gt_seg_map" in results:
+            raise DataError(
+                f"{results.get('img_path')}: PackUnlabelled found a label; take LoadLabel / LoadAnnotations out of the "
+                "target's pipeline"
+            )
+        packed = super().transform(results)
+        if VALID in results:
+            mask = torch.from_numpy(np.ascontiguousarray(results[VALID]))
+            packed["data_samples"].set_data({"valid_map": PixelData(data=mask[None])})
+        return packed
+
+
+@TRANSFORMS.register_module()
+class PseudoMargins(BaseTransform):
+    """Marks the margins of a target image, in which pseudo-labels will have weight 0. Put it before the crop.
+
+    So a crop loses the rows of the ego vehicle only where it shows them; the settings `ignore_top` and `ignore_bottom`
+    would blank the border of every crop. PackUnlabelled hands the mask on, PipaHook gives it to the iteration.
+
+    Args:
+        top, bottom, left, right: widths in pixels of the image at this place of the pipeline.
+    """
+
+    def __init__(self, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> None:
+        if min(top, bottom, left, right) < 0:
+            raise ValueError(f"PseudoMargins: widths must be at least 0, got {top}, {bottom}, {left}, {right}")
+        self.top, self.bottom, self.left, self.right = top, bottom, left, right
+
+    def transform(self, results: dict) -> dict:
+        height, width = results["img"].shape[:2]
+        mask = np.zeros((height, width), dtype=np.uint8)
+        mask[self.top : max(height - self.bottom, 0), self.left : max(width - self.right, 0)] = 1
+        results[VALID] = mask
+        results.setdefault("seg_fields", []).append(VALID)  # crops and flips then treat it as they treat the image
+        return results

@@ -1,0 +1,1 @@
+"""mmengine's side of a training: the hook, checkpoints, signals, processes."""

@@ -1,0 +1,250 @@
+"""`SafeCheckpointHook`: checkpoints that survive kills, full disks and signals.
+
+    default_hooks = dict(checkpoint=dict(type="SafeCheckpointHook", by_epoch=False, interval=2000, max_keep_ckpts=2))
+
+A checkpoint is written beside its place, synced, read back against its checksums, then renamed; only then are
+``last_checkpoint`` and the number of kept checkpoints brought up to date. ``resume=True`` takes the newest checkpoint
+that verifies. SIGTERM and SIGINT save after the running iteration and end the training.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.loops import BaseLoop
+
+from pipa.files.atomic import DamagedFile, remove_parts, verify, write
+from pipa.files.torch_file import CheckpointError
+from pipa.mmseg.checkpoints.safe_load import allowed
+from pipa.mmseg.engine.stop_signals import StopSignals, isolate
+
+POINTER = "last_checkpoint"
+BACKEND = "pipa_safe"
+
+
+class SafeBackend(LocalBackend):
+    """Local files, written by :func:`pipa.files.atomic.write`; what it is told to remove goes at :meth:`flush`."""
+
+    def __init__(self) -> None:
+        self.outdated: list[Path] = []
+
+    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, lambda file: file.write(obj), lambda part: verify(part, allowed()))
+
+    def remove(self, filepath: str | Path) -> None:
+        self.outdated.append(Path(filepath))
+
+    def flush(self, keep: Path) -> None:
+        """Remove what was put off, now that `keep` is proved."""
+        for path in self.outdated:
+            if path.resolve() != keep.resolve():
+                path.unlink(missing_ok=True)
+        self.outdated.clear()
+
+
+register_backend(BACKEND, SafeBackend, force=True)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook for local folders, with nothing left to chance.
+
+    Args:
+        handle_signals: save and stop on SIGTERM and SIGINT; a second signal ends the process at once.
+        everything else: as mmengine's CheckpointHook; ``by_epoch`` is False by default.
+
+    Raises:
+        CheckpointError: a checkpoint could not be saved (disk full, no permission), or none of the saved ones is whole.
+    """
+
+    def __init__(self, *args: Any, by_epoch: bool = False, handle_signals: bool = True, **kwargs: Any) -> None:
+        kwargs.setdefault("backend_args", {"backend": BACKEND})
+        super().__init__(*args, by_epoch=by_epoch, **kwargs)
+        self.signals = StopSignals() if handle_signals else None
+        self._saved_step: int | None = None
+
+    # -- resuming ----------------------------------------------------------------------------------------------------
+
+    def before_run(self, runner: Runner) -> None:
+        if not runner._resume or not isinstance(runner._train_loop, BaseLoop):
+            return
+        answer: list[Any] = [None, None]
+        if is_main_process():
+            try:
+                answer[0] = self._checkpoint_to_resume(runner)
+            except CheckpointError as error:
+                answer[1] = str(error)
+        broadcast_object_list(answer)
+        if answer[1] is not None:
+            raise CheckpointError(answer[1])
+        runner._load_from = answer[0]
+        if answer[0] is None:
+            runner._resume = False
+            runner.logger.warning(f"resume: no checkpoint in {self._folder(runner)}, starting from iteration 0")
+
+    def _folder(self, runner: Runner) -> Path:
+        # mmengine puts checkpoints in work_dir, or in out_dir/NAME_OF_WORK_DIR.
+        if self.out_dir is None or Path(self.out_dir) == Path(runner.work_dir):
+            return Path(runner.work_dir)
+        return Path(self.out_dir) / Path(runner.work_dir).name
+
+    def _checkpoint_to_resume(self, runner: Runner) -> str | None:
+        if runner._load_from is not None:
+            given = str(runner._load_from)
+            if "://" not in given:
+                try:
+                    verify(given, allowed())
+                except (DamagedFile, OSError) as error:
+                    raise CheckpointError(f"resume: {error}; resume=True without load_from finds a whole one") from None
+            return given
+        damaged = []
+        for path in self._newest_first(self._folder(runner)):
+            try:
+                verify(path, allowed())
+            except (DamagedFile, OSError) as error:
+                damaged.append(str(error))
+                runner.logger.warning(f"resume: passed over {error}")
+                continue
+            return str(path)
+        if damaged:
+            raise CheckpointError("resume: no checkpoint is whole: " + "; ".join(damaged))
+        return None
+
+    def _newest_first(self, folder: Path) -> list[Path]:
+        pattern = re.compile(re.escape(self.filename_tmpl).replace(r"\{\}", r"(\d+)"))
+        found = [(int(m[1]), path) for path in folder.glob("*") if (m := pattern.fullmatch(path.name))]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        hub = checkpoint.get("message_hub")
+        if hub is not None:
+            hub["log_scalars"] = {
+                name: HistoryBuffer(*value) if isinstance(value, (list, tuple)) else value
+                for name, value in hub["log_scalars"].items()
+            }
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        if not isinstance(self.file_backend, SafeBackend):
+            raise ValueError(f"SafeCheckpointHook: {self.out_dir}: only local folders can be written safely")
+        if is_main_process():
+            remove_parts(self.out_dir, self.filename_tmpl.format("*"))
+            self._check_writable(Path(self.out_dir))
+        if self.signals is not None:
+            self.signals.listen()
+            for loader in (runner.train_dataloader, getattr(runner.val_loop, "dataloader", None)):
+                isolate(loader)
+
+    def _check_writable(self, folder: Path) -> None:
+        probe = folder / ".writable"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write(probe, lambda file: file.write(b"ok"))
+            probe.unlink()
+        except OSError as error:
+            raise CheckpointError(f"{folder}: checkpoints cannot be saved here ({error.strerror})") from None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Plain values instead of mmengine's objects, so that nothing of the file asks for code."""
+        hub = checkpoint["message_hub"]
+        hub["log_scalars"] = {
+            name: [part.tolist() for part in value.data] if isinstance(value, HistoryBuffer) else value
+            for name, value in hub["log_scalars"].items()
+        }
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        for hook in runner.hooks:  # states that differ between processes come to the one that saves
+            if hasattr(hook, "gather_state"):
+                hook.gather_state(runner)
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                old = self.keep_ckpt_ids.popleft()
+                self.file_backend.remove(Path(self.out_dir) / self.filename_tmpl.format(old))
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        path = Path(self.out_dir) / self.filename_tmpl.format(step)
+        self.last_ckpt = str(path)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        self._guarded(
+            path,
+            lambda: runner.save_checkpoint(
+                self.out_dir,
+                path.name,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            ),
+        )
+        self._saved_step = step
+        if is_main_process():
+            pointer = Path(runner.work_dir) / POINTER
+            self._guarded(pointer, lambda: write(pointer, lambda file: file.write(self.last_ckpt.encode())))
+            self.file_backend.flush(keep=path)
+
+    def _guarded(self, path: Path, action: Any) -> None:
+        try:
+            action()
+        except (OSError, DamagedFile) as error:
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else error.reason
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            others = [p for p in self._newest_first(path.parent) if p != path]
+            good = f"the last good checkpoint is {others[0]}" if others else "there is no earlier checkpoint"
+            hint = "free some space and resume" if full else "correct this and resume"
+            raise CheckpointError(f"{path}: could not be saved ({reason}); {good}; {hint}") from error
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        if not self.save_best or not isinstance(runner._train_loop, BaseLoop):
+            return  # nothing to keep, or a validation of its own
+        folder = Path(self.out_dir)
+        self._guarded(folder / "best", lambda: super(SafeCheckpointHook, self)._save_best_checkpoint(runner, metrics))
+        best = [self.best_ckpt_path] if hasattr(self, "best_ckpt_path") else []
+        best += list(getattr(self, "best_ckpt_path_dict", {}).values())
+        if is_main_process() and any(best):
+            self.file_backend.flush(keep=Path(next(path for path in best if path)))
+
+    # -- signals -----------------------------------------------------------------------------------------------------
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        super().after_train_iter(runner, batch_idx, *args, **kwargs)
+        self._stop_if_asked(runner, runner.iter + 1)
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """A validation may take longer than a scheduler waits: save at once, then let it end."""
+        if self.signals is not None and not self.by_epoch and self.signals.alone() and self._saved_step != runner.iter:
+            self._save_checkpoint_with_step(runner, runner.iter, {"epoch": runner.epoch, "iter": runner.iter})
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        super().after_val_epoch(runner, metrics)
+        self._stop_if_asked(runner, runner.iter)
+
+    def _stop_if_asked(self, runner: Runner, done: int) -> None:
+        if self.signals is None or not self.signals.agreed():
+            return
+        if self.by_epoch:
+            runner.logger.warning("stopped by a signal in the middle of an epoch; the last epoch's checkpoint stays")
+        elif self._saved_step != done:
+            self._save_checkpoint_with_step(runner, done, {"epoch": runner.epoch, "iter": done})
+        if done < runner.max_iters:
+            runner.logger.warning(f"{self.signals.name}: saved {self.last_ckpt}; resume=True continues there")
+        runner.train_loop.stop_training = True
+
+    def after_train(self, runner: Runner) -> None:
+        super().after_train(runner)
+        if self.signals is not None:
+            self.signals.ignore()

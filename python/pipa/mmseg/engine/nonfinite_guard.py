@@ -1,0 +1,134 @@
+"""NaN guard: finds the pass that made a NaN or an infinity, keeps its batch, and stops the training or skips it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from pipa._core import NonFiniteError
+from pipa.files.atomic import save
+from pipa.mmseg.engine.gradient_exchange import restore, snapshot
+from pipa.step import PipaStep
+
+# Batches kept per run: a diverged training fails at every iteration, and must not fill the disk with the same news.
+MAX_DUMPS = 5
+
+
+class NonFiniteGuard:
+    """Policy for iterations whose losses or gradients are not finite.
+
+    Args:
+        policy: ``"stop"``: raise NonFiniteError on every process; no parameter has been changed by the iteration.
+            ``"skip"``: drop the iteration's gradients on every process and go on.
+        limit: with ``"skip"``, so many iterations in a row stop the training all the same.
+
+    Attributes:
+        skipped: iterations dropped so far. in_a_row: of these, the last ones without a good one between.
+    """
+
+    def __init__(self, policy: str, limit: int) -> None:
+        if policy not in ("stop", "skip"):
+            raise ValueError(f"nonfinite: expected 'stop' or 'skip', got {policy!r}")
+        if limit < 1:
+            raise ValueError(f"nonfinite_limit: expected 1 or more, got {limit}")
+        self.policy, self.limit = policy, limit
+        self.skipped = self.in_a_row = self.dumps = 0
+        self._saved: list[tuple[Tensor, Tensor]] = []
+        self._bank: tuple[Tensor, Tensor, Tensor] | None = None
+        self._passes: list[str] = []
+
+    def begin(self, core: nn.Module, step: PipaStep) -> None:
+        """Before an iteration: remember what a bad batch would spoil although its gradients are dropped."""
+        self._passes = _passes(step)
+        if self.policy == "skip":
+            # Running statistics of norms and the memory bank are written during the forward pass.
+            self._saved = snapshot([*core.buffers(), *step.teacher.buffers()])
+            bank = step._native.bank
+            self._bank = None if bank is None else (bank[0].clone(), bank[1].clone(), bank[2].clone())
+
+    def after_backward(self, core: nn.Module, iteration: int) -> None:
+        """After each backward pass: refuse gradients that are not finite.
+
+        Raises:
+            NonFiniteError: names the pass and the first parameters.
+        """
+        name = self._passes.pop(0) if self._passes else "last"
+        named = [(n, p.grad) for n, p in core.named_parameters() if p.grad is not None]
+        if not named:
+            return
+        largest = torch.stack(torch._foreach_norm([g for _, g in named], float("inf")))
+        if bool(torch.isfinite(largest).all()):
+            return
+        bad = [n for (n, _), value in zip(named, largest.tolist(), strict=True) if not abs(value) < float("inf")]
+        raise NonFiniteError(
+            f"iteration {iteration}: the backward pass of {name} gave gradients that are not finite, in {len(bad)} of "
+            f"{len(named)} parameters, e.g. {', '.join(bad[:3])}; no parameter was changed by it"
+        )
+
+    def failed(
+        self, runner: Runner, step: PipaStep, error: NonFiniteError, batch: dict[str, Tensor | None], files: list[str]
+    ) -> NonFiniteError:
+        """Keep the batch and make an error that says which images it held."""
+        text = f"{error}; images: {', '.join(files)}"
+        if self.dumps < MAX_DUMPS:
+            self.dumps += 1
+            rank = f"_rank{get_rank()}" if get_rank() else ""
+            path = Path(runner.work_dir) / f"nonfinite_iter_{runner.iter}{rank}.pt"
+            content = {
+                **{name: None if value is None else value.detach().cpu() for name, value in batch.items()},
+                "files": files,
+                "message": str(error),
+                "iteration": runner.iter,
+                "seed": runner.seed,
+                "rank": get_rank(),
+                "world_size": get_world_size(),
+                "settings": json.dumps(step.settings),
+            }
+            try:
+                save(content, path)
+                text += f"; the batch is kept in {path}"
+            except OSError as problem:  # the error itself matters more than its dump
+                text += f"; the batch could not be kept ({problem})"
+        return NonFiniteError(text)
+
+    def good(self) -> None:
+        """After a good iteration."""
+        self.in_a_row = 0
+        self._saved, self._bank = [], None
+
+    def drop(self, runner: Runner, step: PipaStep, error: NonFiniteError | None) -> None:
+        """End an iteration that failed on this process (error) or on another one (None).
+
+        Raises:
+            NonFiniteError: policy ``"stop"``, or too many in a row.
+        """
+        error = error or NonFiniteError(f"iteration {runner.iter}: not finite on another process, see its message")
+        if self.policy == "stop":
+            raise error
+        self.skipped += 1
+        self.in_a_row += 1
+        restore(self._saved)
+        step._native.bank = self._bank
+        # The iteration counts: the teacher's decay, the warm-up and the draws go on as on every other process.
+        step._native.iteration = runner.iter + 1
+        if self.in_a_row >= self.limit:
+            raise NonFiniteError(f"{self.in_a_row} iterations in a row were skipped, the last one because of: {error}")
+        runner.logger.warning(f"skipped an iteration ({self.skipped} so far): {error}")
+
+
+def _passes(step: PipaStep) -> list[str]:
+    """Names of the backward passes of the coming iteration, in order."""
+    s = step.settings
+    source = ["source", *(n for n in ("pixel", "feature_distance") if s[f"{n}_weight"] > 0)]
+    names = [" + ".join(source)]
+    on = {
+        "mix": s["mix_weight"] > 0,
+        "patch": s["patch_weight"] > 0 and step.iteration >= s["patch_warmup"],
+        "mask": s["mask_weight"] > 0,
+    }
+    return names + [name for name, used in on.items() if used]

@@ -1,0 +1,356 @@
+"""`PipaHook` turns a supervised mmsegmentation config into a PiPa training.
+
+    custom_imports = dict(imports=["pipa.mmseg"])
+    custom_hooks = [dict(type="PipaHook", target_dataloader=dict(...))]
+
+Life cycle (mmengine's order): before_run adds the projection heads, so that the optimiser knows them; init_weights;
+load or resume, where the hook keeps what its own part of the checkpoint holds; before_train makes teacher and ImageNet
+model and takes over ``train_step``; every checkpoint carries all that an exact resume needs.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import MethodType
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.loops import BaseLoop, _InfiniteDataloaderIterator
+from torch import Tensor, nn
+
+from pipa._core import NonFiniteError
+from pipa.group import Group, PeerNonFiniteError
+from pipa.mmseg.engine.gradient_exchange import average
+from pipa.mmseg.engine.launcher import TIMEOUT
+from pipa.mmseg.engine.network_options import Tuning
+from pipa.mmseg.engine.nonfinite_guard import NonFiniteGuard
+from pipa.mmseg.engine.seeding import seed_iteration
+from pipa.mmseg.engine.stop_signals import isolate
+from pipa.mmseg.evaluation.teacher import evaluate
+from pipa.mmseg.models.segmentors.hook_view import build_heads, core_model, cpu, main_head, valid_mask
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
+from pipa.mmseg.models.sliding import TorchDraws
+from pipa.step import PipaStep, default_settings, frozen_copy, native_step
+
+HEADS = "pipa_heads"
+# What the hook takes beside the settings of the iteration.
+OWN_ARGUMENTS: dict[str, Any] = {
+    "pixel_dim": 256,
+    "patch_dim": 128,
+    "projection_hidden": 256,
+    "evaluate_teacher": True,
+    "joined": True,
+    "gradient_interval": 0,
+    "check_interval": 50,
+    "nonfinite": "stop",
+    "nonfinite_limit": 10,
+    "num_classes": None,
+    "compile": False,
+    "activation_checkpointing": [],
+    "channels_last": False,
+}
+
+
+@HOOKS.register_module()
+class PipaHook(Hook):
+    """Domain adaptation for any dense mmsegmentation model.
+
+    Args:
+        target_dataloader: config of the loader of unlabelled target images (its labels are never read); the config's
+            top-level ``target_dataloader`` when not given.
+        pixel_dim, patch_dim, projection_hidden: channels of the projection heads, see :class:`pipa.PipaStep`.
+        evaluate_teacher: evaluate the teacher after the student at each validation; its metrics are logged and saved
+            under ``teacher/``, so ``save_best="teacher/mIoU"`` keeps the best teacher.
+        joined: with several processes, every term and draw is that of the joined batch, as if one process had it all.
+            False: each process is a small training of its own whose gradients are averaged, which exchanges less.
+        gradient_interval: log the gradient norm of each loss term every that many iterations; 0: never.
+        check_interval: on accelerators, look for NaN and infinite losses every that many iterations (each look costs a
+            synchronisation), and for gradients when no gradient scaler does. On the CPU every iteration is checked.
+        nonfinite: what a NaN or infinite loss or gradient does: "stop" the training, or "skip" the iteration on all
+            processes. The batch is kept in ``work_dir/nonfinite_iter_N.pt``.
+        nonfinite_limit: with "skip", so many iterations in a row stop the training.
+        num_classes: number of classes; taken from the decode head when not given.
+        compile, activation_checkpointing, channels_last: see :class:`pipa.mmseg.engine.network_options.Tuning`.
+        **settings: settings of the iteration, see :func:`pipa.step.default_settings`. Mean and deviation of the images
+            come from the model's data preprocessor.
+
+    A top-level ``pipa = dict(...)`` of the config gives arguments and settings too, so that several base files can
+    contribute and one option of the command line (``pipa.pixel_weight=0.2``) changes one of them. What the hook itself
+    is given wins.
+
+    Raises:
+        ValueError: no target loader, gradient accumulation, an unknown setting, a model or loss the iteration cannot
+            honour, or source and target batches of different size.
+    """
+
+    # Before every hook that reads metrics, logs or saves.
+    priority = "HIGHEST"
+
+    def __init__(
+        self,
+        target_dataloader: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.target_cfg = target_dataloader
+        self._arguments = arguments
+        self._configure(arguments)
+        self.pipa: PipaStep | None = None
+        self._banks: list[Any] | None = None
+        self._saved: dict[str, Any] | None = None
+        self._imagenet: nn.Module | None = None
+        self._heads: nn.ModuleDict | None = None
+        self._group: Group | None = None
+        self._crops = torch.Generator()
+
+    def _configure(self, arguments: dict[str, Any]) -> None:
+        """Split arguments into the hook's own and the settings of the iteration; an unknown name is an error."""
+        own = {**OWN_ARGUMENTS, **{key: value for key, value in arguments.items() if key in OWN_ARGUMENTS}}
+        self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden")}
+        self.evaluate_teacher = own["evaluate_teacher"]
+        self.joined = own["joined"]
+        self.gradient_interval, self.check_interval = own["gradient_interval"], own["check_interval"]
+        self.guard = NonFiniteGuard(own["nonfinite"], own["nonfinite_limit"])
+        self.num_classes = own["num_classes"]
+        self.tuning = Tuning(own["compile"], own["activation_checkpointing"], own["channels_last"])
+        self.options = {key: value for key, value in arguments.items() if key not in OWN_ARGUMENTS}
+
+    # -- before training ---------------------------------------------------------------------------------------------
+
+    def before_run(self, runner: Runner) -> None:
+        if not isinstance(runner._train_loop, BaseLoop):
+            return  # validation or test: nothing of the training is needed
+        wrapper = runner.optim_wrapper
+        if getattr(wrapper, "_accumulative_counts", 1) != 1:
+            raise ValueError(
+                "PipaHook: optim_wrapper.accumulative_counts must be 1 (one iteration has several backward passes), "
+                f"got {wrapper._accumulative_counts}; use a larger batch or more processes instead"
+            )
+        self._configure({**runner.cfg.get("pipa", {}), **self._arguments})
+        self.tuning.check(runner)
+        if self.target_cfg is None:
+            self.target_cfg = runner.cfg.get("target_dataloader")
+        if self.target_cfg is None:
+            raise ValueError("PipaHook: give it target_dataloader=dict(...), the loader of unlabelled target images")
+        core = core_model(runner)
+        native = {**default_settings(), **self._settings(core)}
+        native_step(self._settings(core), 0)  # a misspelt setting stops the training here, not after loading the data
+        terms = {name: native[f"{name}_weight"] > 0 for name in ("pixel", "patch")}
+        if any(terms.values()):
+            self._heads = build_heads(core, terms, self.dims)
+            core.add_module(HEADS, self._heads)
+            # The optimiser was built a moment ago, without the heads: build it again, and the schedules on it.
+            runner.optim_wrapper = runner.build_optim_wrapper(copy.deepcopy(runner.cfg.optim_wrapper))
+            runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+            if runner.cfg.get("param_scheduler") is not None:
+                runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        # The model still has the weights of init_weights here: those are the ImageNet features.
+        self._keep_imagenet(core_model(runner))
+        saved = checkpoint.get("pipa")
+        if runner._resume:
+            if saved is None:
+                raise ValueError("resume: the checkpoint holds no 'pipa' part; it was not saved by a PiPa training")
+            self._saved = saved
+        if self._heads is not None and saved is not None and "heads" in saved:
+            checkpoint["state_dict"].update({f"{HEADS}.{k}": v for k, v in saved["heads"].items()})
+
+    def before_train(self, runner: Runner) -> None:
+        core = core_model(runner)
+        self._keep_imagenet(core)
+        heads = core._modules.pop(HEADS, None)  # the teacher must not copy them
+        try:
+            self._group = self._processes(runner)
+            self.pipa = self._build_step(core, runner.seed, self._group if self.joined else None)
+        finally:
+            if heads is not None:
+                core.add_module(HEADS, heads)
+        if self.pipa.group is not None and isinstance(getattr(core, "rng", None), TorchDraws):
+            core.rng = TorchDraws(self._crops)  # HRDA's detail crop is one for the batch
+        if self._saved is not None:
+            self._restore(runner, self._saved)
+            self._saved = None
+        self.tuning.apply(core, self.pipa.teacher, self._imagenet, optimizer=runner.optim_wrapper.optimizer)
+        loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
+        self._check_loaders(runner, loader)
+        for sampler in (runner.train_dataloader.sampler, loader.sampler):
+            if hasattr(sampler, "skip") and hasattr(sampler, "seed"):
+                sampler.seed = runner.seed  # the seed of the checkpoint, when this run resumes one
+        isolate(loader)
+        self.target = _InfiniteDataloaderIterator(loader)
+        self.target.skip_iter(runner.iter)
+        hook = self
+        runner.model.train_step = MethodType(
+            lambda _model, data, optim_wrapper: hook.step(runner, core, data, optim_wrapper), runner.model
+        )
+
+    def _processes(self, runner: Runner) -> Group | None:
+        if get_world_size() == 1:
+            return None
+        options = runner.cfg.get("env_cfg", {}).get("dist_cfg", {})
+        return Group(timeout=options.get("timeout", TIMEOUT))
+
+    def _keep_imagenet(self, core: nn.Module) -> None:
+        native = {**default_settings(), **self._settings(core)}
+        if self._imagenet is None and native["feature_distance_weight"] > 0:
+            heads = core._modules.pop(HEADS, None)
+            self._imagenet = frozen_copy(core)
+            if heads is not None:
+                core.add_module(HEADS, heads)
+
+    def _settings(self, core: nn.Module) -> dict[str, Any]:
+        classes = self.num_classes or main_head(core).num_classes
+        settings = {"num_classes": classes, "ignore_index": main_head(core).ignore_index, **self.options}
+        pre = core.data_preprocessor
+        if getattr(pre, "_enable_normalize", False):
+            # Grey or single-valued settings are spread over the three channels.
+            for name in ("mean", "std"):
+                settings.setdefault(name, getattr(pre, name).flatten().tolist())
+        return settings
+
+    def _build_step(self, core: nn.Module, seed: int, group: Group | None) -> PipaStep:
+        settings = self._settings(core)
+
+        def adapter(*args: Any) -> SegmentorNetworks:
+            return SegmentorNetworks(*args)
+
+        step = PipaStep(
+            core,
+            imagenet=self._imagenet,
+            adapter=adapter,
+            heads=self._heads,
+            backward=self._backward,
+            group=group,
+            seed=seed,
+            **settings,
+        )
+        return step.to(next(core.parameters()).device)
+
+    def _check_loaders(self, runner: Runner, target: Any) -> None:
+        source = runner.train_dataloader
+        if source.batch_size != target.batch_size:
+            raise ValueError(
+                "PipaHook: train_dataloader and target_dataloader must have one batch_size, "
+                f"got {source.batch_size} and {target.batch_size}"
+            )
+        if not hasattr(target.sampler, "skip"):
+            runner.logger.warning(
+                "PipaHook: target_dataloader's sampler cannot skip, so a resumed run repeats its data slowly; "
+                "use sampler=dict(type='DrawSampler', stream=1)"
+            )
+
+    # -- one iteration -----------------------------------------------------------------------------------------------
+
+    def _backward(self, loss: Tensor) -> None:
+        self._wrapper.backward(loss)
+        # A gradient scaler makes infinities on purpose, and handles them.
+        if self._check and not hasattr(self._wrapper, "loss_scaler"):
+            self.guard.after_backward(self._core, self._iteration)
+
+    def step(self, runner: Runner, core: Any, data: dict[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
+        """One iteration with the optimiser's step; returns the scalars for mmengine's log."""
+        assert self.pipa is not None  # made in before_train
+        self._wrapper, self._core, self._iteration = optim_wrapper, core, runner.iter
+        target = next(self.target)
+        # After both loaders: making a loader's iterator draws from torch's generator, and a resume makes a new one.
+        self._crops.manual_seed(seed_iteration(self.pipa, runner.seed, runner.iter))
+        source = core.data_preprocessor(data, True)
+        target = core.data_preprocessor(target, True)
+        gradients = self.gradient_interval > 0 and (runner.iter + 1) % self.gradient_interval == 0
+        due = self.check_interval > 0 and (runner.iter + 1) % self.check_interval == 0
+        self._check = due or source["inputs"].device.type == "cpu"
+        batch = {
+            "source": self.tuning.image(source["inputs"]),
+            "source_label": torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in source["data_samples"]]),
+            "target": self.tuning.image(target["inputs"]),
+            "valid_mask": valid_mask(target["data_samples"], target["inputs"].device),
+        }
+        self.guard.begin(core, self.pipa)
+        group, error, failed = self.pipa.group, None, False
+        log: dict[str, Tensor] = {}
+        try:
+            with optim_wrapper.optim_context(core):
+                log = self.pipa(**batch, log_gradients=gradients, check_finite=self._check)
+        except PeerNonFiniteError:
+            failed = True
+        except NonFiniteError as found:
+            failed = True
+            files = [str(s.metainfo.get("img_path")) for s in (*source["data_samples"], *target["data_samples"])]
+            error = self.guard.failed(runner, self.pipa, found, batch, files)
+        if group is None:
+            failures = average(core, self.pipa.teacher, failed, self._group)
+            # Reading the count waits for the device; a process can only have failed where it has looked.
+            failed = failed or (self._check and failures is not None and bool(failures > 0))
+        elif failed:
+            group.meet("barrier")  # all know; the one that failed has kept its batch before another ends the run
+        else:
+            average(core, self.pipa.teacher, False, group)
+        if failed:
+            optim_wrapper.zero_grad()
+            self.guard.drop(runner, self.pipa, error)
+            return {"skipped_iterations": torch.tensor(float(self.guard.skipped))}
+        self.guard.good()
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        return log
+
+    # -- validation and checkpoints ----------------------------------------------------------------------------------
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if self.pipa is None or not self.evaluate_teacher or metrics is None:
+            return
+        for name, value in evaluate(runner, self.pipa.teacher).items():
+            metrics[f"teacher/{name}"] = value
+
+    def gather_state(self, runner: Runner) -> None:
+        """Before a checkpoint, on all processes: without a joined batch, each one has a memory bank of its own."""
+        alone = self.pipa is not None and self.pipa.group is None
+        if self.pipa is not None and alone and get_world_size() > 1 and self.pipa._native.bank is not None:
+            self._banks = all_gather_object([tensor.cpu() for tensor in self.pipa._native.bank])
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        if self.pipa is None:
+            return
+        state = checkpoint["state_dict"]
+        heads = {key: state.pop(key) for key in list(state) if key.startswith(f"{HEADS}.")}
+        own = self.pipa.get_extra_state()
+        checkpoint["pipa"] = {
+            "teacher": cpu(self.pipa.teacher.state_dict()),
+            "heads": cpu({key[len(HEADS) + 1 :]: value for key, value in heads.items()}),
+            "imagenet": None if self._imagenet is None else cpu(self._imagenet.state_dict()),
+            "step": own,
+            "banks": self._banks,
+            "skipped": self.guard.skipped,
+            "world_size": get_world_size(),
+        }
+        self._banks = None
+
+    def _restore(self, runner: Runner, saved: dict[str, Any]) -> None:
+        assert self.pipa is not None
+        self.pipa.teacher.load_state_dict(saved["teacher"])
+        if self._imagenet is not None:
+            if saved["imagenet"] is None:
+                raise ValueError(
+                    "resume: feature_distance_weight is above 0, but the saved training had no ImageNet model; "
+                    "resume with the settings it was started with"
+                )
+            self._imagenet.load_state_dict(saved["imagenet"])
+        state, banks, world = dict(saved["step"]), saved.get("banks"), saved["world_size"]
+        if world != get_world_size():
+            runner.logger.warning(
+                f"PipaHook: the checkpoint was saved by {world} processes and {get_world_size()} go on: the training "
+                "is resumed, but its data and draws are not those of the uninterrupted run"
+            )
+        if banks is not None:
+            state["bank"] = banks[0 if self.pipa.group is not None else get_rank() % len(banks)]
+        if "bank" in state:
+            device = next(self.pipa.teacher.parameters()).device
+            state["bank"] = [tensor.to(device) for tensor in state["bank"]]
+        self.pipa.set_extra_state(state)
+        self.guard.skipped = saved.get("skipped", 0)

@@ -1,0 +1,1 @@
+"""Networks: backbones, decode heads, segmentors."""

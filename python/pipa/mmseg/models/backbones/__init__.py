@@ -1,0 +1,1 @@
+"""Encoders that return a list of feature maps."""

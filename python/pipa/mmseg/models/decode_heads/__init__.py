@@ -1,0 +1,1 @@
+"""Decode heads: DAFormer, HRDA, DeepLab-v2."""

@@ -1,0 +1,1 @@
+"""Segmentors, and what the training step sees of one."""

@@ -1,0 +1,175 @@
+"""HRDA: context at half resolution, detail in a crop, fused by attention (Hoyer et al., HRDA, ECCV 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmseg.models.losses import accuracy
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.utils import resize
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from pipa.mmseg.models.decode_heads.hrda import HRDAHead, ScaleFeatures, ScaleLogits
+from pipa.mmseg.models.segmentors.outputs import HeadOutput, Maps, Region, SegOutput, crop, encode, loss_weight
+from pipa.mmseg.models.sliding import Draws, TorchDraws, random_box, slide, windows
+
+
+@MODELS.register_module()
+class HRDAEncoderDecoder(EncoderDecoder):
+    """Segmentor that sees an image twice: all of it at a small scale, and detail crops of it at full scale.
+
+    Training uses one random detail crop; prediction (and the teacher) slides the detail crop over the whole image.
+
+    Args:
+        scales: the context and the detail scale, in any order; the detail scale is 1. A single scale gives an ordinary
+            segmentor on the image resized by it.
+        hr_crop_size: ``(height, width)`` of the detail crop in pixels; None: the whole image is the detail.
+        hr_slide_inference: prediction slides over the detail; False: one pass over the whole image at full scale.
+        hr_slide_overlapping: windows overlap by half, else they lie side by side.
+        feature_scale: scale of the maps :meth:`backbone_features` returns (for the ImageNet feature distance).
+        crop_coord_divisible: offsets of the detail crop are multiples of this; 8 keeps them on the cells of the context
+            head (output stride 4 at scale 0.5).
+        kwargs: those of ``EncoderDecoder``; ``decode_head`` is an ``HRDAHead``; ``test_cfg`` may set
+            ``mode="slide", crop_size, stride`` and ``batched_slide=True``.
+
+    Attributes:
+        rng: object with ``randint(low, high)`` that draws the crops (row, then column); torch's generator by default.
+    """
+
+    rng: Draws
+
+    def __init__(
+        self,
+        decode_head: dict[str, Any],
+        scales: Sequence[float] = (1, 0.5),
+        hr_crop_size: Sequence[int] | None = (512, 512),
+        hr_slide_inference: bool = True,
+        hr_slide_overlapping: bool = True,
+        feature_scale: float = 0.5,
+        crop_coord_divisible: int = 8,
+        **kwargs: Any,
+    ) -> None:
+        self.scales = tuple(sorted(float(scale) for scale in scales))
+        if len(self.scales) not in (1, 2) or self.scales[0] <= 0 or (len(self.scales) == 2 and self.scales[1] != 1):
+            raise ValueError(f"HRDAEncoderDecoder: scales must be one, or a context scale and 1, got {tuple(scales)}")
+        if feature_scale not in self.scales:
+            raise ValueError(f"HRDAEncoderDecoder: feature_scale must be one of {self.scales}, got {feature_scale}")
+        if crop_coord_divisible < 1:
+            raise ValueError(f"HRDAEncoderDecoder: crop_coord_divisible must be positive, got {crop_coord_divisible}")
+        super().__init__(decode_head={**decode_head, "two_scales": len(self.scales) == 2}, **kwargs)
+        if not isinstance(self.decode_head, HRDAHead):
+            got = type(self.decode_head).__name__
+            raise TypeError(f"HRDAEncoderDecoder: decode_head must be an HRDAHead, got {got}")
+        self.hr_crop_size = None if hr_crop_size is None else (int(hr_crop_size[0]), int(hr_crop_size[1]))
+        self.hr_slide_inference = hr_slide_inference
+        self.hr_slide_overlapping = hr_slide_overlapping
+        self.feature_scale = float(feature_scale)
+        self.crop_coord_divisible = crop_coord_divisible
+        self.rng = TorchDraws()
+
+    # --- features -----------------------------------------------------------------------------------------------
+
+    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
+        """Maps for the head of the whole image at ``feature_scale``."""
+        return self._encode(inputs, self.feature_scale).head
+
+    def backbone_features(self, image_bchw: Tensor) -> list[Tensor]:
+        """Encoder maps of the whole image at ``feature_scale``."""
+        return self._encode(image_bchw, self.feature_scale).backbone
+
+    def _encode(self, image_bchw: Tensor, scale: float) -> Maps:
+        if scale != 1:
+            size = [max(int(length * scale), 1) for length in image_bchw.shape[2:]]
+            image_bchw = resize(image_bchw, size, mode="bilinear", align_corners=self.align_corners)
+        return encode(self, image_bchw)
+
+    def _crop_scales(self, image_bchw: Tensor) -> tuple[Maps, Maps | None, ScaleFeatures]:
+        """Both scales for training (context, detail, head input): the detail is one crop, the same for the batch."""
+        size = (image_bchw.shape[2], image_bchw.shape[3])
+        context = self._encode(image_bchw, self.scales[0])
+        if len(self.scales) == 1:
+            return context, None, ScaleFeatures(context.head, size)
+        if self.hr_crop_size is None:
+            detail = self._encode(image_bchw, 1)
+            return context, detail, ScaleFeatures(context.head, size, detail.head)
+        box = random_box(size, self.hr_crop_size, self.crop_coord_divisible, self.rng)
+        detail = self._encode(crop(image_bchw, box), 1)
+        return context, detail, ScaleFeatures(context.head, size, detail.head, [box], masked=True)
+
+    def _slide_features(self, image_bchw: Tensor) -> ScaleFeatures:
+        """Both scales for prediction: the detail covers the image."""
+        size = (image_bchw.shape[2], image_bchw.shape[3])
+        context = self._encode(image_bchw, self.scales[0]).head
+        if len(self.scales) == 1:
+            return ScaleFeatures(context, size)
+        if self.hr_crop_size is None or not self.hr_slide_inference:
+            return ScaleFeatures(context, size, self._encode(image_bchw, 1).head)
+        divide = 2 if self.hr_slide_overlapping else 1
+        boxes = windows(size, self.hr_crop_size, [max(length // divide, 1) for length in self.hr_crop_size])
+        crops = torch.cat([crop(image_bchw, box) for box in boxes])
+        return ScaleFeatures(context, size, self._encode(crops, 1).head, boxes)
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def segmentor_outputs(self, image_bchw: Tensor) -> SegOutput:
+        """The heads are the fused map and the detail crop's; see :mod:`pipa.mmseg.models.segmentors.outputs`."""
+        context, detail, scales = self._crop_scales(image_bchw)
+        logits: ScaleLogits = self.decode_head.predict_scales(scales)
+        box = scales.boxes[0] if scales.boxes else None
+        heads = [HeadOutput(part, region, weight, name) for name, part, region, weight in self._supervised(logits, box)]
+        if detail is None:
+            return SegOutput(heads, context.backbone)
+        if self.feature_scale == 1:
+            return SegOutput(heads, detail.backbone, box, detail.backbone, box)
+        return SegOutput(heads, context.backbone, None, detail.backbone, box)
+
+    def _supervised(self, logits: ScaleLogits, box: Region | None) -> list[tuple[str, Tensor, Region | None, float]]:
+        """(name, logits, region, weight), weights 1 - l and l with l = hr_loss_weight (HRDA, equation 10)."""
+        weight = loss_weight(self.decode_head, "decode_head")
+        detail_weight = self.decode_head.hr_loss_weight
+        if logits.detail is None or detail_weight == 0:
+            return [("decode", logits.fused, None, weight)]
+        return [
+            ("decode", logits.fused, None, weight * (1 - detail_weight)),
+            ("decode.hr", logits.detail, box, weight * detail_weight),
+        ]
+
+    def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Tensor]:
+        """Supervised losses in mmsegmentation's form: ``decode.loss_seg`` and ``decode.hr.loss_seg``."""
+        head = self.decode_head
+        _, _, scales = self._crop_scales(inputs)
+        logits = head.predict_scales(scales)
+        label_bhw = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).squeeze(1)
+        losses: dict[str, Tensor] = {}
+        # `weight` holds the configured loss_weight, which loss_decode applies itself.
+        configured = head.loss_decode.loss_weight
+        box = scales.boxes[0] if scales.boxes else None
+        for name, part, region, weight in self._supervised(logits, box):
+            label = crop(label_bhw, region)
+            part = resize(part, label.shape[1:], mode="bilinear", align_corners=self.align_corners)
+            value = head.loss_decode(part, label, ignore_index=head.ignore_index)
+            losses[f"{name}.loss_seg"] = value * (weight / configured)
+            losses[f"{name}.acc_seg"] = accuracy(part, label, ignore_index=head.ignore_index)
+        return losses
+
+    # --- prediction ---------------------------------------------------------------------------------------------
+
+    def full_logits(self, image_bchw: Tensor) -> Tensor:
+        """Fused logits ``(B, C, H, W)`` of the whole image, sliding over the detail."""
+        fused = self.decode_head(self._slide_features(image_bchw))
+        return resize(fused, image_bchw.shape[2:], mode="bilinear", align_corners=self.align_corners)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: Any) -> Tensor:
+        """As :meth:`full_logits`; the metas are not needed."""
+        return self.full_logits(inputs)
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: Any) -> Tensor:
+        """Windows of ``test_cfg.crop_size``; with ``test_cfg.batched_slide`` all of an image in one pass."""
+        cfg = self.test_cfg
+        return slide(inputs, cfg.crop_size, cfg.stride, self.full_logits, bool(cfg.get("batched_slide", False)))
+
+    def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
+        return self.decode_head(self._slide_features(inputs))

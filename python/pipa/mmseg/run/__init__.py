@@ -1,0 +1,1 @@
+"""Reading configs; training, testing and predicting with them."""

@@ -1,0 +1,102 @@
+"""Configs as plain YAML or JSON: data only, for settings that come from somebody else.
+
+    _base_: gta2cs_daformer_pipa        # a shipped config, or another YAML or JSON file beside this one
+    train_cfg: {max_iters: 20000}
+
+A config in Python is a program. mmengine reads YAML with a loader that makes any object a tag asks for, imports what
+``custom_imports`` names, and takes a dotted ``type`` for any function of any module; here all three are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine import registry
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import Registry
+from mmengine.utils import import_modules_from_strings
+
+from pipa.configs import path_of
+from pipa.files.plain import SUFFIXES, read_plain
+
+# What `custom_imports` of a data config may name: this package and the libraries whose components it configures.
+IMPORTS = ("pipa", "mmseg", "mmcv", "mmengine", "mmpretrain")
+# Keys whose value mmengine looks up as a class or function.
+_LOOKED_UP = ("type", "constructor", "runner_type")
+
+
+def read_data_config(path: str | Path, _inside: tuple[Path, ...] = ()) -> Config:
+    """Config of a YAML or JSON file, merged over its ``_base_``.
+
+    Raises:
+        ValueError: the file is not plain data, names something it may not, or its ``_base_`` leads in a circle.
+    """
+    path = Path(path).resolve()
+    if path in _inside:
+        raise ValueError(f"{path}: _base_ leads in a circle")
+    content = read_plain(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
+    bases = content.pop("_base_", [])
+    merged = ConfigDict()
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = Config._merge_a_into_b(_base(path, str(base), (*_inside, path))._cfg_dict, merged)
+    _import(path, content.get("custom_imports"))
+    for name in looked_up(content):
+        if "." in name and not _registered(name):
+            raise ValueError(
+                f"{path}: type {name!r} is no registered component; a YAML or JSON config is data and names those only"
+            )
+    merged = Config._merge_a_into_b(ConfigDict(content), merged)
+    # The runner keeps a copy in the work folder: as Python, which keeps tuples apart from lists.
+    return Config(merged, cfg_text=path.read_text(encoding="utf-8"), filename=str(path.with_suffix(".py")))
+
+
+def looked_up(node: Any) -> Iterator[str]:
+    """Every name in the config that mmengine would look up."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in _LOOKED_UP and isinstance(value, str):
+                yield value
+            yield from looked_up(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from looked_up(value)
+
+
+def _base(path: Path, base: str, inside: tuple[Path, ...]) -> Config:
+    file = path.parent / base
+    if file.suffix in SUFFIXES:
+        if not file.is_file():
+            raise ValueError(f"{path}: _base_ {base!r}: no such file {file}")
+        return read_data_config(file, inside)
+    try:
+        return Config.fromfile(str(path_of(base)))
+    except ValueError as error:
+        raise ValueError(f"{path}: _base_ must be a YAML or JSON file or a shipped config: {error}") from None
+
+
+def _import(path: Path, custom_imports: Any) -> None:
+    if custom_imports is None:
+        return
+    names = custom_imports.get("imports") if isinstance(custom_imports, dict) else None
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: custom_imports: expected a mapping with a list under 'imports'")
+    for name in names:
+        if name.split(".")[0] not in IMPORTS:
+            raise ValueError(
+                f"{path}: custom_imports names {name!r}; a YAML or JSON config may import only {', '.join(IMPORTS)}: "
+                "use a config in Python for code of your own"
+            )
+    import_modules_from_strings(names)
+
+
+def _registered(dotted: str) -> bool:
+    """Is ``SCOPE.NAME`` a component of some registry?"""
+    scope, _, name = dotted.partition(".")
+    roots = [value for value in vars(registry).values() if isinstance(value, Registry)]
+    children = [root.children[scope] for root in roots if scope in root.children]
+    return any(name in one.module_dict for one in [*children, *(r for r in roots if r.scope == scope)])

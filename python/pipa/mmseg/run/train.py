@@ -1,0 +1,200 @@
+"""Load a config, train, test, export: what the commands `pipa train`, `test` and `export` do."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+import pipa.mmseg  # noqa: F401  (registers)
+from pipa.files.atomic import save
+from pipa.files.plain import SUFFIXES
+from pipa.mmseg.checkpoints.safe_load import load
+from pipa.mmseg.engine.launcher import init_launcher
+from pipa.mmseg.engine.progress import ProgressHook
+from pipa.mmseg.run.config import read_config
+
+
+def hush() -> None:
+    """Only errors of mmengine reach the screen: its remarks would tear progress bars apart."""
+    MMLogger.get_current_instance().setLevel("ERROR")
+
+
+def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str | None = None) -> Config:
+    """A config by path or shipped name, with ``KEY=VALUE`` overrides; ``data_root=FOLDER`` reaches every data set.
+
+    A config in Python is a program; YAML and JSON are read as data (:mod:`pipa.mmseg.run.data_config`).
+
+    Raises:
+        ValueError: no such config, an override of a setting that is not there, or a misspelt setting of the runner.
+    """
+    path = Path(config)
+    if not path.is_file():
+        if len(path.parts) > 1 or path.suffix in SUFFIXES:
+            raise ValueError(f"{config}: no such config file (`pipa configs` lists the shipped ones)")
+        from pipa.configs import path_of
+
+        path = path_of(str(config))
+    roots = [text for key, _, text in (option.partition("=") for option in options) if key == "data_root"]
+    loaded = read_config(path, roots[-1] if roots else None)
+    for option in options:
+        key, sign, text = option.partition("=")
+        if not sign:
+            raise ValueError(f"--cfg-options: expected KEY=VALUE, got {option!r}")
+        check_option(loaded, key)
+        loaded.merge_from_dict({key: parse_value(text)})
+    check_keys(loaded, path)
+    if work_dir is not None:
+        loaded.work_dir = work_dir
+    elif loaded.get("work_dir") is None:
+        loaded.work_dir = f"work_dirs/{path.stem}"
+    return loaded
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal, true/false/null, or the text itself."""
+    words = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+# Keys that a config may leave out and an override may set all the same.
+OPTIONAL = ("load_from", "resume", "work_dir", "randomness", "model_wrapper_cfg", "visualizer", "auto_scale_lr")
+
+
+def check_option(config: Config, key: str) -> None:
+    """Refuse an override whose path does not exist, except for a last part inside a ``dict(type=...)``."""
+    parts = key.split(".")
+    node: Any = config
+    for depth, part in enumerate(parts):
+        if isinstance(node, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ValueError(f"--cfg-options {key}: {part!r} is no index of a list of {len(node)}")
+            node = node[int(part)]
+            continue
+        if not hasattr(node, "keys"):
+            raise ValueError(f"--cfg-options {key}: {'.'.join(parts[:depth])} has no settings below it")
+        if part not in node:
+            # A component's own settings need not be written out in the config; the component checks them itself.
+            if depth == len(parts) - 1 and ("type" in node or part in OPTIONAL or parts[:-1] == ["pipa"]):
+                return
+            near = difflib.get_close_matches(part, list(node.keys()), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"--cfg-options {key}: the config has no {part!r}{hint}")
+        node = node[part]
+
+
+def check_keys(config: Config, path: Path) -> None:
+    """Refuse top-level keys that look like a misspelt setting of the runner (mmengine would ignore them in silence)."""
+    known = [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
+    known += ["custom_imports", "target_dataloader", "pipa"]
+    for key in config:
+        if key in known or key.startswith("_"):
+            continue
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.88)
+        if near:
+            raise ValueError(f"{path}: unknown setting {key!r}; did you mean {near[0]!r}?")
+
+
+def train(config: Config, resume: bool = False, launcher: str = "none", threads: int | None = None) -> Runner:
+    """Train with mmengine's Runner: progress bar, all losses in the log, TensorBoard scalars where it is installed."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    init_launcher(config, launcher)
+    if resume:
+        config.resume = True
+        config.load_from = None
+    config.custom_hooks = [*(config.get("custom_hooks") or []), {"type": ProgressHook.__name__}]
+    add_tensorboard(config)
+    runner = Runner.from_cfg(config)
+    try:
+        runner.train()
+    finally:  # an error must not leave the bar running and the cursor hidden
+        for hook in runner.hooks:
+            if isinstance(hook, ProgressHook):
+                hook.close()
+    return runner
+
+
+def add_tensorboard(config: Config) -> None:
+    """Also write scalars for TensorBoard, unless the config chooses its own backends."""
+    if config.get("visualizer") is not None or importlib.util.find_spec("tensorboard") is None:
+        return
+    backends = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]
+    # Without a name: mmengine takes the run's own, and a second training in one process gets a visualizer of its own.
+    config.visualizer = {"type": "SegLocalVisualizer", "vis_backends": backends}
+
+
+def evaluate_checkpoint(config: Config, checkpoint: str | Path, teacher: bool = False) -> dict[str, float]:
+    """Metrics of a checkpoint on ``test_dataloader``."""
+    drop_training(config)
+    runner = Runner.from_cfg(config)
+    load_weights(runner.model, checkpoint, teacher)
+    return runner.test()
+
+
+def drop_training(config: Config) -> None:
+    """Keep only what a test needs: no training data has to be there."""
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg"):
+        config[key] = None
+    config.val_evaluator = None
+    config.load_from, config.resume = None, False
+    config.custom_hooks = [h for h in (config.get("custom_hooks") or []) if h.get("type") != "PipaHook"]
+
+
+def weights_of(checkpoint: str | Path, teacher: bool = False) -> dict[str, torch.Tensor]:
+    """Weights of the student or the teacher in a checkpoint of a training, a converted or an exported file.
+
+    Raises:
+        ValueError: the file holds no such weights.
+    """
+    content = load(checkpoint)
+    if not teacher:
+        state = content.get("state_dict", content)
+        return {k: v for k, v in state.items() if not k.startswith("pipa_heads.")}
+    state = (content.get("pipa") or {}).get("teacher") or content.get("teacher")
+    if state is None:
+        raise ValueError(f"{checkpoint}: holds no teacher; leave out --teacher")
+    return state
+
+
+def load_weights(model: torch.nn.Module, checkpoint: str | Path, teacher: bool = False) -> None:
+    """Load weights strictly: a missing or unexpected key is an error that names it."""
+    state = weights_of(checkpoint, teacher)
+    own = model.state_dict()
+    missing = sorted(set(own) - set(state) - {k for k in own if k.startswith("data_preprocessor.")})
+    extra = sorted(set(state) - set(own) - {k for k in state if k.startswith("data_preprocessor.")})
+    if missing or extra:
+        raise ValueError(
+            f"{checkpoint}: does not fit the config's model: {len(missing)} keys missing (first: {missing[:1]}), "
+            f"{len(extra)} unexpected (first: {extra[:1]}); is it for another config, or does it need "
+            "`pipa convert checkpoint`?"
+        )
+    wrong = [k for k in state if k in own and state[k].shape != own[k].shape]
+    if wrong:
+        key = wrong[0]
+        raise ValueError(
+            f"{checkpoint}: {key} has shape {tuple(state[key].shape)}, the model expects {tuple(own[key].shape)}"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def export(checkpoint: str | Path, out: str | Path, teacher: bool = False) -> None:
+    """Write the weights of student or teacher alone, with the classes they were trained for."""
+    content = load(checkpoint)
+    meta = content.get("meta") or {}
+    kept = {key: meta[key] for key in ("dataset_meta", "cfg", "config") if key in meta}
+    save({"state_dict": weights_of(checkpoint, teacher), "meta": kept}, out)
