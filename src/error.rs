@@ -5,7 +5,7 @@ use tch::TchError;
 /// Result of every fallible function in the crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong. `python/door.rs` maps each kind to one Python exception.
+/// What went wrong. `python/bindings.rs` maps each kind to one Python exception.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An argument's value is outside its domain (Python: `ValueError`).

@@ -32,9 +32,9 @@ pub trait Group {
 }
 
 /// A process of its own.
-pub struct Alone;
+pub struct SingleProcess;
 
-impl Group for Alone {
+impl Group for SingleProcess {
     fn world(&self) -> i64 {
         1
     }

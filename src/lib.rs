@@ -2,10 +2,11 @@
 //!
 //! - `step`: one iteration: settings, draws, order of the terms, log; it sees networks through a trait
 //! - `group`: the processes of a data-parallel training, through a trait too
-//! - `loss`: the streaming contrast, pixel and patch contrast, cross entropy, feature distance, memory bank
+//! - `loss`: `contrast/` (the one streaming contrast), pixel and patch contrast, cross entropy, feature distance, memory bank
 //! - `anchors`, `patches`: which pixels are compared; geometry of overlapping crops
 //! - `pseudo_label`, `mix`, `augment`, `masking`, `teacher`: the target side of an iteration
-//! - `host`: kernels on host memory, counting, label files, the loader, the embedded domain pair
+//! - `host`: kernels on host memory, counting, label files, `loader/`
+//! - `toy`: the embedded domain pair
 //! - `rng`, `shape`, `error`: random numbers, argument checks, the one error type
 //! - `python`: the only place that uses pyo3
 
@@ -23,6 +24,7 @@ pub mod rng;
 pub mod shape;
 pub mod step;
 pub mod teacher;
+pub mod toy;
 
 #[cfg(feature = "python")]
 mod python;

@@ -1,7 +1,7 @@
 //! ClassMix: half of the classes of a source image are pasted, pixel for pixel, onto a target image.
 
 use crate::error::{Error, Result};
-use crate::group::{Alone, Group};
+use crate::group::{Group, SingleProcess};
 use crate::host::slice::{check_ids, labels, output, output_bits, view, view_bits, Element, Id};
 use crate::host::{self, pool};
 use crate::rng::Rng;
@@ -58,7 +58,7 @@ pub fn draw_classes(
     scope: ClassScope,
     rng: &mut Rng,
 ) -> Result<Vec<Vec<i64>>> {
-    draw_classes_in(&Alone, label_b1hw, num_classes, ignore_index, scope, rng)
+    draw_classes_in(&SingleProcess, label_b1hw, num_classes, ignore_index, scope, rng)
 }
 
 /// [`draw_classes`] for this process's slice of a joined batch; `rng` is at the same point on all processes.
@@ -164,7 +164,7 @@ pub fn draw_class_mask(
     scope: ClassScope,
     rng: &mut Rng,
 ) -> Result<Tensor> {
-    draw_class_mask_in(&Alone, label_b1hw, num_classes, ignore_index, scope, rng)
+    draw_class_mask_in(&SingleProcess, label_b1hw, num_classes, ignore_index, scope, rng)
 }
 
 /// [`draw_class_mask`] for this process's slice of a joined batch; `rng` is at the same point on all processes.

@@ -1,7 +1,7 @@
 //! Pseudo-labels of the teacher: argmax class per pixel, and one weight for the batch, the share of confident pixels.
 
 use crate::error::{Error, Result};
-use crate::group::{mean, Alone, Group};
+use crate::group::{mean, Group, SingleProcess};
 use crate::host::math::exp_negative;
 use crate::host::prefetch::prefetch;
 use crate::host::slice::{output, view};
@@ -31,7 +31,7 @@ impl PseudoLabel {
     /// or [B,H,W] multiplies the weight. The share is taken over all pixels of the batch, before rows are cut off.
     /// No gradient flows. Ties go to the lowest class. A pixel with a NaN logit is never confident.
     pub fn forward(&self, logits_bchw: &Tensor, valid_mask: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        self.forward_in(&Alone, logits_bchw, valid_mask)
+        self.forward_in(&SingleProcess, logits_bchw, valid_mask)
     }
 
     /// [`Self::forward`] with the share taken over the batches of all processes.

@@ -1,7 +1,7 @@
 //! Counting on label maps: confusion matrix and pixels per class.
 
 use super::pool;
-use super::slice::{labels, stray_id, Id, Labels};
+use super::slice::{invalid_id, labels, Id, Labels};
 use crate::error::{Error, Result};
 use crate::shape::{check_integer, check_size};
 use crate::with_labels;
@@ -65,7 +65,7 @@ fn count_pairs<P: Id, L: Id>(
     count: CountChunk<P, L>,
 ) -> Result<Vec<i64>> {
     // Two extra columns, for predictions outside the classes (and a label's ignored id, which is no class), and two
-    // extra rows, for ignored and for stray labels: no branch in the loop, and strays are reported afterwards.
+    // extra rows, for ignored and for invalid labels: no branch in the loop, and invalid ids are reported afterwards.
     let (n, width) = (classes as usize, classes as usize + 2);
     let total = if width * width <= SLOTS {
         count_small(prediction, label, classes as u16, ignore, count)
@@ -73,12 +73,12 @@ fn count_pairs<P: Id, L: Id>(
         count_large(prediction, label, n, ignore)
     };
     if total[(n + 1) * width..].iter().any(|&c| c > 0) {
-        return Err(stray_error("label", stray_id(label, classes, ignore), classes, ignore));
+        return Err(invalid_id_error("label", invalid_id(label, classes, ignore), classes, ignore));
     }
     if (0..n).any(|row| total[row * width + n..(row + 1) * width].iter().any(|&c| c > 0)) {
         let counted = prediction.iter().zip(label).filter(|(_, l)| l.id() != ignore);
-        let stray = counted.map(|(p, _)| p.id()).find(|v| !(0..classes).contains(v));
-        return Err(stray_error("prediction", stray, classes, ignore));
+        let invalid = counted.map(|(p, _)| p.id()).find(|v| !(0..classes).contains(v));
+        return Err(invalid_id_error("prediction", invalid, classes, ignore));
     }
     Ok((0..n).flat_map(|row| total[row * width..row * width + n].iter().copied()).collect())
 }
@@ -171,7 +171,7 @@ fn added(mut a: Vec<i64>, b: Vec<i64>) -> Vec<i64> {
     a
 }
 
-fn stray_error(name: &str, id: Option<i64>, classes: i64, ignore: i64) -> Error {
+fn invalid_id_error(name: &str, id: Option<i64>, classes: i64, ignore: i64) -> Error {
     let id = id.map_or_else(String::new, |id| format!("{id} "));
     Error::value(format!("{name}: id {id}is outside the {classes} classes (ignored id: {ignore})"))
 }
@@ -188,7 +188,7 @@ pub fn class_counts(label: &Tensor, num_classes: i64, ignore_index: i64) -> Resu
 
 /// `class_counts` on a slice.
 pub fn count_ids<L: Id>(label: &[L], classes: i64, ignore: i64) -> Result<Vec<i64>> {
-    // Two extra places, for ignored and for stray ids.
+    // Two extra places, for ignored and for invalid ids.
     let n = classes as usize;
     let lane: [usize; 4] = std::array::from_fn(|i| (n + 2) * i);
     let slot = |l: L| place(l.id(), n, ignore);
@@ -212,7 +212,7 @@ pub fn count_ids<L: Id>(label: &[L], classes: i64, ignore: i64) -> Result<Vec<i6
             .reduce(|| vec![0; n + 2], added)
     });
     if total[n + 1] > 0 {
-        return Err(stray_error("label", stray_id(label, classes, ignore), classes, ignore));
+        return Err(invalid_id_error("label", invalid_id(label, classes, ignore), classes, ignore));
     }
     Ok(total[..n].to_vec())
 }

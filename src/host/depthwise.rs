@@ -1,4 +1,4 @@
-//! Depthwise 3x3 convolution with holes on host memory, value and gradients. libtorch's backward passes of it take two to
+//! Depthwise 3x3 convolution with dilation on host memory, value and gradients. libtorch's backward passes of it take two to
 //! eight times as long as reading and writing the maps does.
 //!
 //! Maps lie pixel by pixel, [B,H,W,C]: the channels of a pixel are neighbours and make whole vectors at any dilation.

@@ -13,7 +13,6 @@ pub mod png;
 pub mod pool;
 pub mod prefetch;
 pub mod slice;
-pub mod toy;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Device, Tensor};

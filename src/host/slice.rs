@@ -174,9 +174,9 @@ macro_rules! with_labels {
 }
 
 /// The first id that is neither below `classes` nor `ignore`.
-pub fn stray_id<T: Id>(label: &[T], classes: i64, ignore: i64) -> Option<i64> {
+pub fn invalid_id<T: Id>(label: &[T], classes: i64, ignore: i64) -> Option<i64> {
     use rayon::prelude::*;
-    let stray = |&v: &T| {
+    let invalid = |&v: &T| {
         let id = v.id();
         !((0..classes).contains(&id) || id == ignore)
     };
@@ -184,8 +184,8 @@ pub fn stray_id<T: Id>(label: &[T], classes: i64, ignore: i64) -> Option<i64> {
     super::pool::run(|| {
         label
             .par_chunks(1 << 16)
-            .find_first(|chunk| chunk.iter().fold(false, |any, v| any | stray(v)))
-            .and_then(|chunk| chunk.iter().find(|v| stray(v)))
+            .find_first(|chunk| chunk.iter().fold(false, |any, v| any | invalid(v)))
+            .and_then(|chunk| chunk.iter().find(|v| invalid(v)))
             .map(|v| v.id())
     })
 }
@@ -193,7 +193,7 @@ pub fn stray_id<T: Id>(label: &[T], classes: i64, ignore: i64) -> Option<i64> {
 /// Refuses a label map with an id outside the classes. Host only: on an accelerator it would force a synchronisation.
 pub fn check_ids(label: &Tensor, classes: i64, ignore: i64, name: &str) -> Result<()> {
     let labels = labels(label)?;
-    match with_labels!(labels, slice => stray_id(slice, classes, ignore)) {
+    match with_labels!(labels, slice => invalid_id(slice, classes, ignore)) {
         None => Ok(()),
         Some(id) => Err(Error::value(format!(
             "{name}: id {id} is neither one of the {classes} classes 0..{} nor the ignored id {ignore}",

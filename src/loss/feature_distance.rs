@@ -1,7 +1,7 @@
 //! ImageNet feature distance of DAFormer: keeps the features of thing classes near those of the frozen ImageNet model.
 
 use crate::error::{Error, Result};
-use crate::group::{part_of_mean, Alone, Group};
+use crate::group::{part_of_mean, Group, SingleProcess};
 use crate::host::slice::{check_ids, labels, output, Id};
 use crate::host::{self, pool};
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
@@ -131,7 +131,7 @@ impl FeatureDistance {
     /// No counted position gives a 0 that keeps the graph (the released code gives NaN). Half precision is computed in
     /// f32. The gradient at equal features is 0.
     pub fn forward(&self, feat: &Tensor, feat_imagenet: &Tensor, label_b1hw: &Tensor) -> Result<Tensor> {
-        self.forward_in(&Alone, feat, feat_imagenet, label_b1hw)
+        self.forward_in(&SingleProcess, feat, feat_imagenet, label_b1hw)
     }
 
     /// [`Self::forward`], as this process's part of the mean over the counted positions of all processes.

@@ -10,8 +10,7 @@
 //!
 //! Suffixes: N positions, M bank entries, D channels.
 
-use super::contrast::check_temperature;
-use super::scores::blocks;
+use super::contrast::{blocks, check_temperature};
 use super::surrogate::{attach, compute_kind, wants_grad};
 use crate::error::{Error, Result};
 use crate::shape::{check_device, check_float, check_rank, check_size};

@@ -7,7 +7,7 @@ use super::contrast::{contrast_masked, Masks, Positive};
 use super::surrogate::compute_kind;
 use crate::anchors::{AnchorSampler, Anchors};
 use crate::error::{Error, Result};
-use crate::group::{Alone, Group};
+use crate::group::{Group, SingleProcess};
 use crate::rng::Rng;
 use crate::shape::{check_device, check_float, check_integer, check_rank};
 use tch::{Device, Kind, Tensor};
@@ -72,7 +72,7 @@ impl PixelContrast {
         rng: &mut Rng,
         bank: Option<&mut MemoryBank>,
     ) -> Result<Tensor> {
-        self.forward_in(&Alone, embedding_bdhw, label_bhw, prediction_bhw, rng, bank)
+        self.forward_in(&SingleProcess, embedding_bdhw, label_bhw, prediction_bhw, rng, bank)
     }
 
     /// [`Self::forward_with_bank`] on the joined batch of all processes, of which this one has a slice: the same value

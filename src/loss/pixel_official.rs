@@ -9,8 +9,7 @@
 //!
 //! Suffixes: A groups, V views of one class each, D channels, N = A V rows.
 
-use super::contrast::check_temperature;
-use super::scores::{blocks, tile_for};
+use super::contrast::{blocks, check_temperature, tile_for};
 use super::surrogate::{attach, compute_kind, wants_grad};
 use crate::error::{Error, Result};
 use crate::shape::{check_device, check_float, check_rank, check_size};

@@ -1,11 +1,11 @@
 //! Cross entropy and pixel accuracy of segmentation logits, with ignored pixels and pixel weights.
 
-mod fused;
+mod kernel;
 
 use super::surrogate::{attach, wants_grad};
 use crate::error::{Error, Result};
 use crate::host::slice::check_ids;
-use crate::host::{fused as on_host, fused_without_grad};
+use crate::host::{fused, fused_without_grad};
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
 use tch::{no_grad, Kind, Reduction, Tensor};
 
@@ -75,10 +75,10 @@ fn divisor_host(label_bhw: &Tensor, ignore_index: i64, average: Average) -> Resu
     })
 }
 
-fn takes_fused(logits: &Tensor, label_bhw: &Tensor, weight_bhw: Option<&Tensor>) -> Result<bool> {
+fn on_host(logits: &Tensor, label_bhw: &Tensor, weight_bhw: Option<&Tensor>) -> Result<bool> {
     // float64 keeps libtorch's precision; a weight that is learnt needs its graph.
     let wide = logits.f_kind()? == Kind::Double || weight_bhw.is_some_and(|w| w.kind() == Kind::Double);
-    Ok(!wide && on_host(&[logits, label_bhw]) && weight_bhw.is_none_or(|w| fused_without_grad(&[w])))
+    Ok(!wide && fused(&[logits, label_bhw]) && weight_bhw.is_none_or(|w| fused_without_grad(&[w])))
 }
 
 /// Mean over pixels of -weight log softmax(logits)[label]; 0-dim, on the graph of `logits`.
@@ -94,8 +94,8 @@ pub fn cross_entropy(
     average: Average,
 ) -> Result<Tensor> {
     let label = prepare(logits, label_bhw, weight_bhw, ignore_index)?;
-    if takes_fused(logits, &label, weight_bhw)? {
-        return Ok(fused_pair(logits, &label, weight_bhw, ignore_index, average, false)?.0);
+    if on_host(logits, &label, weight_bhw)? {
+        return Ok(pair_on_host(logits, &label, weight_bhw, ignore_index, average, false)?.0);
     }
     loss_of(&resize(logits, &label)?, &label, weight_bhw, ignore_index, average)
 }
@@ -104,8 +104,8 @@ pub fn cross_entropy(
 /// wrong, as the released code's log does. Ties go to the lowest class.
 pub fn accuracy(logits: &Tensor, label_bhw: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {
     let label = prepare(logits, label_bhw, None, ignore_index)?;
-    if takes_fused(logits, &label, None)? {
-        return Ok(no_grad(|| fused_pair(logits, &label, None, ignore_index, average, true))?.1);
+    if on_host(logits, &label, None)? {
+        return Ok(no_grad(|| pair_on_host(logits, &label, None, ignore_index, average, true))?.1);
     }
     accuracy_of(&resize(&logits.f_detach()?, &label)?, &label, ignore_index, average)
 }
@@ -119,8 +119,8 @@ pub fn cross_entropy_and_accuracy(
     average: Average,
 ) -> Result<(Tensor, Tensor)> {
     let label = prepare(logits, label_bhw, weight_bhw, ignore_index)?;
-    if takes_fused(logits, &label, weight_bhw)? {
-        return fused_pair(logits, &label, weight_bhw, ignore_index, average, true);
+    if on_host(logits, &label, weight_bhw)? {
+        return pair_on_host(logits, &label, weight_bhw, ignore_index, average, true);
     }
     let full = resize(logits, &label)?;
     let loss = loss_of(&full, &label, weight_bhw, ignore_index, average)?;
@@ -142,7 +142,7 @@ fn prepare(logits: &Tensor, label_bhw: &Tensor, weight_bhw: Option<&Tensor>, ign
 }
 
 /// Loss and, if asked for, accuracy in one sweep on the host.
-fn fused_pair(
+fn pair_on_host(
     logits: &Tensor,
     label: &Tensor,
     weight_bhw: Option<&Tensor>,
@@ -151,7 +151,7 @@ fn fused_pair(
     with_hits: bool,
 ) -> Result<(Tensor, Tensor)> {
     let scale = 1.0 / divisor_host(label, ignore_index, average)?;
-    let sweep = fused::sweep(logits, label, weight_bhw, ignore_index, scale, wants_grad(logits)?, with_hits)?;
+    let sweep = kernel::sweep(logits, label, weight_bhw, ignore_index, scale, wants_grad(logits)?, with_hits)?;
     let scalar = |value: f64| -> Result<Tensor> { Ok(Tensor::f_from_slice(&[value as f32])?.f_squeeze()?) };
     let value = scalar(sweep.loss * scale)?;
     let loss = match sweep.gradient {

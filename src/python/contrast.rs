@@ -1,6 +1,6 @@
 //! Bindings of the contrastive losses, the choice of anchors and the geometry of patches.
 
-use super::door::{enter, T};
+use super::bindings::{enter, T};
 use crate::anchors::AnchorSampler;
 use crate::error::{Error, Result};
 use crate::loss::bank::MemoryBank;

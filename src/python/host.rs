@@ -1,6 +1,6 @@
 //! `pipa._core.label_*`: label files. Each call handles one file without the GIL, so that Python threads run in parallel.
 
-use super::door::enter;
+use super::bindings::enter;
 use crate::error::Error;
 use crate::host::convert::{self, Summary};
 use crate::host::labels::IdTable;

@@ -1,10 +1,10 @@
 //! Pseudo-labels, mixing, augmentation, masks, teacher, segmentation losses and metrics. Documented in
 //! `pipa.functional`.
 
-use super::door::{enter, T};
+use super::bindings::{enter, T};
 use crate::augment::{self, AugmentDraw, JitterDraw, StrongAugment};
 use crate::error::{Error, Result};
-use crate::host::{self, confusion, depthwise as holes};
+use crate::host::{self, confusion, depthwise as convolution};
 use crate::loss::feature_distance::{self, FeatureDistance};
 use crate::loss::segmentation::{self, Average};
 use crate::masking;
@@ -229,12 +229,12 @@ fn class_counts(py: Python<'_>, label: T, num_classes: i64, ignore_index: i64) -
 /// Depthwise 3x3 convolution on host memory; `mirrored` gives the gradient of the input from that of the output.
 #[pyfunction]
 fn depthwise(py: Python<'_>, map: T, weight: T, dilation: i64, mirrored: bool) -> PyResult<T> {
-    enter(py, move || holes::depthwise(&map.0, &weight.0, dilation, mirrored).map(T))
+    enter(py, move || convolution::depthwise(&map.0, &weight.0, dilation, mirrored).map(T))
 }
 
 #[pyfunction]
 fn depthwise_weight_gradient(py: Python<'_>, map: T, grad: T, dilation: i64) -> PyResult<T> {
-    enter(py, move || holes::depthwise_weight_gradient(&map.0, &grad.0, dilation).map(T))
+    enter(py, move || convolution::depthwise_weight_gradient(&map.0, &grad.0, dilation).map(T))
 }
 
 /// Sends CPU tensors to the libtorch path (False) or the fused host kernels (True, the default); for tests.

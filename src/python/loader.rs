@@ -1,6 +1,6 @@
 //! `pipa._core.load_crop`: from files to the arrays of a training sample, without the GIL.
 
-use super::door::enter;
+use super::bindings::enter;
 use crate::error::Error;
 use crate::host::loader::choice::Wanted;
 use crate::host::loader::{self, IdTable, Image, Label};

@@ -1,7 +1,7 @@
 //! The only place that uses pyo3. Each submodule adds its functions to `pipa._core`.
 
+mod bindings;
 mod contrast;
-mod door;
 mod host;
 mod kernels;
 mod loader;
@@ -16,7 +16,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     const MARK: &str = concat!("pipa-torch-build=", env!("PIPA_TORCH_BUILD"), ";");
     m.add("TORCH_BUILD", MARK.trim_start_matches("pipa-torch-build=").trim_end_matches(';'))?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    door::register(m)?;
+    bindings::register(m)?;
     host::register(m)?;
     loader::register(m)?;
     toy::register(m)?;

@@ -1,9 +1,9 @@
-//! Python face of the iteration: networks that are Python objects, and the step object.
+//! Bindings of the iteration: networks that are Python objects, and the step object.
 
-use super::door::{enter, T};
+use super::bindings::{enter, T};
 use crate::augment::{AugmentDraw, JitterDraw};
 use crate::error::{Error, Result};
-use crate::group::{Alone, Group, Place};
+use crate::group::{Group, Place, SingleProcess};
 use crate::loss::bank::MemoryBank;
 use crate::patches::{BoxYX, PatchPair};
 use crate::rng::Rng;
@@ -252,7 +252,7 @@ impl PyStep {
         let report = enter(py, move || {
             let (mut networks, call) = (PyNetworks(networks), Call { draws, gradients, check_finite });
             match group {
-                None => self.state()?.run_in(&Alone, &mut networks, &batch, call),
+                None => self.state()?.run_in(&SingleProcess, &mut networks, &batch, call),
                 Some(group) => self.state()?.run_in(&PyGroup::new(group)?, &mut networks, &batch, call),
             }
         })?;

@@ -1,8 +1,8 @@
 //! `pipa._core.toy_*`: the embedded domain pair as NumPy arrays.
 
-use super::door::enter;
+use super::bindings::enter;
 use crate::error::{Error, Result};
-use crate::host::toy::{self, Domain, Picture};
+use crate::toy::{self, Domain, Picture};
 use numpy::ndarray::{Array2, Array3};
 use numpy::{IntoPyArray, PyArray2, PyArray3};
 use pyo3::prelude::*;

@@ -28,7 +28,7 @@ pub fn check_batch(batch: &Batch, settings: &Settings) -> Result<Batch> {
     check_device(&batch.target, "target image", &batch.source, "source image")?;
     let source_label = as_map(&batch.source_label, "source label", batch)?;
     check_integer(&source_label, "source label")?;
-    // On an accelerator the look would make it wait: there a stray id counts as the ignored one or fails in the loss.
+    // On an accelerator the check would make it wait: there an invalid id counts as the ignored one or fails in the loss.
     if source_label.device() == Device::Cpu {
         check_ids(&source_label, settings.num_classes, settings.ignore_index, "source label")?;
     }

@@ -16,7 +16,7 @@ pub use networks::{Head, Networks, Output};
 pub use settings::{LossAverage, MixClasses, PatchSource, PixelSampling, Settings};
 
 use crate::error::{Error, Result};
-use crate::group::{count_labelled, part_of_mean, Alone, Group, Place};
+use crate::group::{count_labelled, part_of_mean, Group, Place, SingleProcess};
 use crate::loss::bank::MemoryBank;
 use crate::loss::feature_distance::FeatureDistance;
 use crate::loss::pixel::{PixelContrast, Sampling};
@@ -81,7 +81,7 @@ impl Step {
     /// An error leaves counter, random numbers and memory bank as they were; the caller drops the gradients. The teacher
     /// has then followed the student already, and would do so again if the iteration were repeated.
     pub fn run(&mut self, networks: &mut dyn Networks, batch: &Batch, call: Call) -> Result<Report> {
-        self.run_in(&Alone, networks, batch, call)
+        self.run_in(&SingleProcess, networks, batch, call)
     }
 
     /// [`Self::run`] on this process's slice of a joined batch. The mean over processes of the gradients is that of one

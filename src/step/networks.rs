@@ -24,7 +24,7 @@ pub struct Output {
     pub detail: Option<(Vec<Tensor>, BoxYX)>,
 }
 
-/// Student, teacher, frozen ImageNet model and projection heads behind one face.
+/// Student, teacher, frozen ImageNet model and projection heads behind one interface.
 pub trait Networks {
     /// Student in training mode, with gradient.
     fn student(&mut self, image_bchw: &Tensor) -> Result<Output>;

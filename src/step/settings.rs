@@ -103,7 +103,7 @@ pub struct Settings {
     pub jitter_strength: f64,
     pub jitter_probability: f64,
     pub blur_probability: f64,
-    /// Mean and deviation the images were normalised with, in 0..255.
+    /// Mean and standard deviation the images were normalised with, in 0..255.
     pub mean: Vec<f64>,
     pub std: Vec<f64>,
 }

@@ -1,6 +1,6 @@
 //! Where the crop lies: candidates are drawn and counted on the resized label alone.
 
-use super::draws::NumpyDraws;
+use super::numpy_rng::NumpyRng;
 use super::resize::{nearest, Region};
 use super::Plan;
 use crate::error::{Error, Result};
@@ -106,12 +106,12 @@ pub fn choose(
     plan: &Plan,
     window: (usize, usize),
     wanted: Option<Wanted>,
-    draws: &mut NumpyDraws,
+    rng: &mut NumpyRng,
     buffer: &mut Vec<u8>,
 ) -> (usize, usize) {
     let mut corner = (0, 0);
     for _ in 0..wanted.map_or(1, |wanted| wanted.tries.max(1)) {
-        corner = (draws.below(window.0), draws.below(window.1));
+        corner = (rng.below(window.0), rng.below(window.1));
         let Some(map) = map else { break };
         let mut counts = None;
         if plan.cat_max_ratio < 1.0 {
@@ -121,7 +121,7 @@ pub fn choose(
                     counts = Some(found);
                     break;
                 }
-                corner = (draws.below(window.0), draws.below(window.1));
+                corner = (rng.below(window.0), rng.below(window.1));
             }
         }
         let Some(wanted) = wanted.filter(|wanted| wanted.need > 0.0) else { break };

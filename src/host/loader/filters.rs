@@ -140,7 +140,7 @@ fn several(data: &mut [u8], stride: usize, rows: usize, pixels: usize) -> usize 
 mod x86 {
     use std::arch::x86_64::*;
 
-    /// What 4 x GROUPS rows carry from pixel to pixel. A vector holds 4 rows x (3 channels + one lane of rubbish).
+    /// What 4 x GROUPS rows carry from pixel to pixel. A vector holds 4 rows x (3 channels + one unused lane).
     struct Chain<const GROUPS: usize> {
         above: *const u8,
         rows: [[*mut u8; 4]; GROUPS],

@@ -1,4 +1,4 @@
-//! Huffman codes of a deflate stream as tables that are indexed with the bits to come. Up to three symbols per look.
+//! Huffman codes of a deflate stream as tables that are indexed with the bits to come. Up to three symbols per look-up.
 
 /// Bits that a look into the table of literals and lengths takes at most, and one into that of distances.
 pub const WIDE: usize = 12;

@@ -9,10 +9,10 @@
 //! caller then reads it with the decoders that convert such files or say what is wrong with them, and hands over pixels.
 
 pub mod choice;
-pub mod draws;
 pub mod filters;
 mod huffman;
 mod inflate;
+pub mod numpy_rng;
 pub mod photo;
 pub mod png;
 pub mod resize;
@@ -22,8 +22,8 @@ mod tests;
 use crate::error::{Error, Result};
 use crate::host::labels::count;
 use choice::{Map, Wanted};
-use draws::NumpyDraws;
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
+use numpy_rng::NumpyRng;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
@@ -129,8 +129,8 @@ fn load_with(
             None => return Ok(None),
         },
     };
-    let mut draws = NumpyDraws::new(seed);
-    let scale = plan.scale(&mut draws);
+    let mut rng = NumpyRng::new(seed);
+    let scale = plan.scale(&mut rng);
     let resized = plan.resized(stored, scale)?;
     let window = choice::window(plan, resized, name)?;
 
@@ -144,8 +144,8 @@ fn load_with(
             Some(Map::resized(ids, stored, resized, label_rows))
         }
     };
-    let (top, left) = choice::choose(map.as_ref(), plan, window, wanted, &mut draws, crop);
-    let flipped = plan.flip.is_some_and(|probability| draws.happens(probability));
+    let (top, left) = choice::choose(map.as_ref(), plan, window, wanted, &mut rng, crop);
+    let flipped = plan.flip.is_some_and(|probability| rng.happens(probability));
 
     let region = resize::Region { top, left, stored, resized, crop: plan.crop, flipped };
     let mut planes = Array3::from_elem((3, plan.crop.0, plan.crop.1), 0);
@@ -168,7 +168,7 @@ fn load_with(
     }
     let label = map.map(|map| map.cut(&region, plan.ignore));
     let valid = plan.margins.map(|margins| choice::valid(margins, &region));
-    Ok(Some(Sample { image: planes, label, valid, stored, resized, scale, flipped, words: draws.used() }))
+    Ok(Some(Sample { image: planes, label, valid, stored, resized, scale, flipped, words: rng.used() }))
 }
 
 /// Ids of a usual label file: (height, width, ids), or None.
@@ -220,12 +220,12 @@ impl Label<'_> {
 }
 
 impl Plan {
-    fn scale(&self, draws: &mut NumpyDraws) -> Option<(usize, usize)> {
+    fn scale(&self, rng: &mut NumpyRng) -> Option<(usize, usize)> {
         let (width, height) = self.scale?;
         Some(match self.ratio {
             None => (width, height),
             Some((low, high)) => {
-                let ratio = draws.uniform() * (high - low) + low;
+                let ratio = rng.uniform() * (high - low) + low;
                 ((width as f64 * ratio) as usize, (height as f64 * ratio) as usize)
             }
         })

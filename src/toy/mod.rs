@@ -5,7 +5,7 @@
 //! | `camera.rs` | pinhole projection between metres and pixels |
 //! | `canvas.rs` | supersampled buffer that is filled from near to far |
 //! | `texture.rs` | value noise and colour arithmetic |
-//! | `style.rs` | what differs between the two domains, and the draw of one image's look |
+//! | `style.rs` | what differs between the two domains, and the draw of one image's appearance |
 //! | `layout.rs` | which things stand where |
 //! | `ground.rs` `sky.rs` `building.rs` `car.rs` `person.rs` `tree.rs` `post.rs` | how each thing looks |
 //! | `film.rs` | exposure, colour cast, blur and noise of the finished picture |

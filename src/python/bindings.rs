@@ -1,4 +1,4 @@
-//! The one door into native code: releases the GIL, maps errors and turns panics into exceptions; and the tensor
+//! The one entry into native code: releases the GIL, maps errors and turns panics into exceptions; and the tensor
 //! wrapper that crosses it.
 
 use crate::error::{Error, Result};

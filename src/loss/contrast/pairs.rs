@@ -3,7 +3,7 @@
 //! Suffixes: N anchors, M keys, D channels, C rows of the class table.
 
 use super::class_table::ClassTable;
-use super::contrast::{Masks, Positive};
+use super::inputs::{Masks, Positive};
 use crate::error::Result;
 use tch::{Kind, Tensor};
 

@@ -4,13 +4,13 @@
 const N: usize = 624;
 
 /// As `np.random.RandomState(np.array(seed, dtype=uint32))`.
-pub struct NumpyDraws {
+pub struct NumpyRng {
     state: Box<[u32; N]>,
     place: usize,
     used: u64,
 }
 
-impl NumpyDraws {
+impl NumpyRng {
     /// Seeds with an array of words (`init_by_array`). An empty seed counts as one zero.
     pub fn new(seed: &[u32]) -> Self {
         let seed = if seed.is_empty() { &[0] } else { seed };
@@ -101,13 +101,13 @@ mod tests {
     #[test]
     fn draws_are_those_of_numpy() {
         // r = np.random.RandomState(np.array([1, 2, 3, 4], np.uint32))
-        let mut draws = NumpyDraws::new(&[1, 2, 3, 4]);
-        let words: Vec<u32> = (0..3).map(|_| draws.word()).collect();
+        let mut rng = NumpyRng::new(&[1, 2, 3, 4]);
+        let words: Vec<u32> = (0..3).map(|_| rng.word()).collect();
         assert_eq!(words, [2915706234, 1022996879, 334638762]);
-        let values: Vec<usize> = (0..6).map(|_| draws.below(641)).collect();
+        let values: Vec<usize> = (0..6).map(|_| rng.below(641)).collect();
         assert_eq!(values, [500, 386, 265, 581, 494, 300]);
-        assert_eq!(draws.uniform(), 0.5416413256047499);
-        assert_eq!(draws.below(1), 0);
-        assert_eq!(draws.used(), 19);
+        assert_eq!(rng.uniform(), 0.5416413256047499);
+        assert_eq!(rng.below(1), 0);
+        assert_eq!(rng.used(), 19);
     }
 }

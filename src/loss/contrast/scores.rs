@@ -2,7 +2,7 @@
 //!
 //! Suffixes: N anchors, M keys, D channels.
 
-use super::contrast::Masks;
+use super::inputs::Masks;
 use crate::error::Result;
 use tch::{Device, Tensor};
 
