@@ -11,10 +11,10 @@ import torch
 
 pytest.importorskip("mmseg")
 
-import tiny
 from mmengine.runner import Runner
 from torch import nn
 
+import tiny
 from pipa.mmseg.engine.network_options import Tuning, checkpoint_activations, parts
 
 

@@ -14,12 +14,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import tiny
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 import pipa.mmseg.engine.pipa_hook
+import tiny
 from pipa import NonFiniteError
 from pipa.mmseg.engine.gradient_exchange import average
 from pipa.mmseg.engine.launcher import init_launcher

@@ -15,14 +15,14 @@ import torch
 
 pytest.importorskip("mmseg")
 
+from mmengine.config import Config
+
 import ranks as _ranks  # noqa: F401  (registers its hooks)
 import tiny
 from joined import OFF
-from mmengine.config import Config
-
 from pipa.mmseg.engine.launcher import init_launcher
 
-HERE = Path(__file__).resolve().parent
+HELPERS = Path(__file__).resolve().parents[2] / "helpers"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def torchrun(tmp_path: Path, runs: list[dict[str, Any]], seconds: float = 240, *
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(dict(runs=runs, out=str(tmp_path), launcher="pytorch", **settings)))
     done = subprocess.run(
-        [*LAUNCHER, str(HERE / "ranks.py"), str(file)], capture_output=True, text=True, timeout=seconds, check=False
+        [*LAUNCHER, str(HELPERS / "ranks.py"), str(file)], capture_output=True, text=True, timeout=seconds, check=False
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -176,7 +176,7 @@ def test_a_lost_rank_ends_the_run_with_a_message(kind: str, expected: str, root:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What joined.py found; one launch for all combinations."""
     file = tmp_path_factory.mktemp("joined") / "found.json"
-    command = [*LAUNCHER, str(HERE / "joined.py"), str(file)]
+    command = [*LAUNCHER, str(HELPERS / "joined.py"), str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

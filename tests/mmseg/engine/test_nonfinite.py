@@ -10,10 +10,10 @@ import torch
 
 pytest.importorskip("mmseg")
 
-import tiny
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+import tiny
 from pipa import NonFiniteError
 
 

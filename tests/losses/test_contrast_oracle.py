@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import brute_force as slow
 import pytest
 import torch
 from torch import Tensor
 
+import brute_force as slow
 from pipa import PatchContrastLoss, PixelContrastLoss
 from pipa import functional as F
 

@@ -15,10 +15,10 @@ import torch
 
 pytest.importorskip("mmseg")
 
-import tiny
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+import tiny
 from pipa.files import atomic
 from pipa.files.images import DataError
 from pipa.files.torch_file import CheckpointError

@@ -16,6 +16,7 @@ import torch
 
 pytest.importorskip("mmseg")
 
+import mmseg
 from mmengine.config import Config
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
@@ -23,7 +24,6 @@ from mmseg.apis import init_model
 from mmseg.structures import SegDataSample
 
 import layouts
-import mmseg
 from pipa import ShapeError
 
 SHIPPED = Path(mmseg.__file__).parent / ".mim" / "configs"

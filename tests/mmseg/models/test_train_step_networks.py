@@ -14,10 +14,10 @@ pytest.importorskip("safetensors")
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
-from network_cases import Replay, close, loss_and_accuracy, segmentor
 from safetensors.torch import load_file
 
 import pipa.mmseg  # noqa: F401  (registers)
+from network_cases import Replay, close, loss_and_accuracy, segmentor
 from pipa.mmseg.checkpoints.keys import convert_state_dict
 from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
 

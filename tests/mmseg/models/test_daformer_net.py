@@ -15,11 +15,11 @@ from mmengine.config import ConfigDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from network_cases import backbone, check_gradients, close, head, load, loss_and_accuracy
 from safetensors.torch import load_file
 from torch import Tensor
 
 import pipa.mmseg  # noqa: F401  (registers)
+from network_cases import backbone, check_gradients, close, head, load, loss_and_accuracy
 from pipa.mmseg.checkpoints.keys import convert_state_dict
 from pipa.networks import quiet_train
 

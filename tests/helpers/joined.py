@@ -19,12 +19,12 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import tiny
 from mmengine.config import Config
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
+import tiny
 from pipa import Group, PipaStep, _core
 from pipa.mmseg.engine.gradient_exchange import average
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks

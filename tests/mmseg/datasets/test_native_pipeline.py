@@ -224,7 +224,7 @@ def test_threads_end_with_the_iterator_and_at_exit(root: Path) -> None:
         thread.join(20)
     assert not any(thread.is_alive() for thread in own)
     code = (
-        "import sys; sys.path.insert(0, 'tests/mmseg'); sys.path.insert(0, 'tests'); import test_fused as t;"
+        "import sys; sys.path[:0] = ['tests/mmseg/datasets', 'tests/helpers']; import test_native_pipeline as t;"
         f"s = iter(t.loader(t.built(t.Path({str(root)!r}), t.pipeline()), threads=2)); next(s); print('done')"
     )
     run = subprocess.run(
@@ -232,7 +232,7 @@ def test_threads_end_with_the_iterator_and_at_exit(root: Path) -> None:
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         check=False,
     )
     assert (run.returncode, run.stdout.strip().splitlines()[-1]) == (0, "done"), run.stderr[-2000:]

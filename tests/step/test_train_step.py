@@ -17,11 +17,11 @@ pytest.importorskip("safetensors")
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
-from network_cases import Replay, segmentor
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
+from network_cases import Replay, segmentor
 from pipa import PipaStep
 from pipa.mmseg.checkpoints.keys import convert_state_dict
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks

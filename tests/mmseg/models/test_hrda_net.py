@@ -13,11 +13,11 @@ pytest.importorskip("safetensors")
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
-from network_cases import Replay, backbone, check_gradients, close, head, load, loss_and_accuracy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
+from network_cases import Replay, backbone, check_gradients, close, head, load, loss_and_accuracy
 from pipa.mmseg.checkpoints.keys import convert_state_dict
 from pipa.mmseg.models.segmentors.outputs import segmentor_outputs, teacher_logits
 from pipa.networks import quiet_train
