@@ -20,8 +20,7 @@ from torch import multiprocessing as mp
 from kernels import scene
 from pipa import Group, PipaStep
 from pipa.mmseg.engine.gradient_exchange import average
-from pipa.mmseg.models.segmentors.hook_view import build_heads
-from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads
 from step import SETTINGS, SIDE, B, network
 
 

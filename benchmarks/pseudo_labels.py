@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
 from pipa import functional
-from pipa.mmseg.models.segmentors.outputs import teacher_logits
+from pipa.mmseg.models.segmentors.step_adapter import teacher_logits
 from pipa.mmseg.run.train import load_config, load_weights
 from pipa.networks import quiet_train
 

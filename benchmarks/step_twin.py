@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipa.mmseg.models.segmentors.outputs import SegOutput, backbone_features, crop, segmentor_outputs, teacher_logits
-from pipa.networks import quiet_train
+from pipa.mmseg.models.segmentors.step_adapter import backbone_features, crop, segmentor_outputs, teacher_logits
+from pipa.networks import Outputs, quiet_train
 from twins import twin_blur, twin_downscale, twin_ema, twin_jitter, twin_mask
 
 F = torch.nn.functional
@@ -54,8 +54,7 @@ class TwinStep:
         log = {"loss_source": loss.item(), "acc_source": accuracy(out.heads[0].logits, label)}
         loss.backward(retain_graph=True)
 
-        features = out.features if out.detail_features is None else out.detail_features
-        region = out.detail_region
+        features, region = (out.features, None) if out.detail is None else out.detail
         logits = next((h.logits for h in out.heads if h.region == region), out.heads[0].logits)
         embedding = self.heads["pixel_head"](features)
         pixel = s["pixel_weight"] * pixel_contrast(embedding, crop(label, region), logits.argmax(1), s)
@@ -105,13 +104,13 @@ class TwinStep:
         return log
 
 
-def supervised(out: SegOutput, label: Tensor, weight: Tensor | None) -> Tensor:
+def supervised(out: Outputs, label: Tensor, weight: Tensor | None) -> Tensor:
     total = torch.zeros(())
     for head in out.heads:
-        part = head.crop(label)
+        part = crop(label, head.region)
         logits = F.interpolate(head.logits, part.shape[1:], mode="bilinear", align_corners=False)
         loss = F.cross_entropy(logits, part, reduction="none", ignore_index=255)
-        total = total + head.weight * (loss if weight is None else loss * head.crop(weight)).mean()
+        total = total + head.weight * (loss if weight is None else loss * crop(weight, head.region)).mean()
     return total
 
 

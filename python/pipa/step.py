@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pipa import _core
 from pipa.group import Group
 from pipa.networks import Networks, PlainNetworks
-from pipa.projection import ProjectionHead
+from pipa.networks.trial import feature_channels as trial_channels
+from pipa.networks.trial import projection_heads
 
 
 def default_settings() -> dict[str, Any]:
@@ -108,10 +108,9 @@ class PipaStep(nn.Module):
                 trial = make(student, self.teacher, imagenet, None, None, backward)
                 feature_channels = trial_channels(trial, student)
             dims = {"pixel": pixel_dim, "patch": patch_dim}
-            device = next((p.device for p in student.parameters()), torch.device("cpu"))
-            heads = nn.ModuleDict(
-                {f"{n}_head": ProjectionHead(sum(feature_channels), dims[n], projection_hidden) for n in wants}
-            ).to(device)
+            heads = projection_heads(
+                sum(feature_channels), {name: dims[name] for name in wants}, projection_hidden, student
+            )
         self.heads = heads if own else None
         made: dict[str, nn.Module] = {} if heads is None else dict(heads.items())
         missing = [name for name in wants if f"{name}_head" not in made]
@@ -201,24 +200,3 @@ class PipaStep(nn.Module):
 def frozen_copy(module: nn.Module) -> nn.Module:
     """Deep copy without gradient."""
     return copy.deepcopy(module).requires_grad_(False)
-
-
-def trial_channels(networks: Networks, student: nn.Module) -> list[int]:
-    """Channels of the student's feature maps, from a pass on a blank image."""
-    like = next(student.parameters(), torch.empty(0))
-    training = student.training
-    try:
-        with torch.no_grad():
-            maps = networks.features(student.eval(), torch.zeros(1, 3, 64, 64, device=like.device, dtype=like.dtype))
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"cannot find the feature channels with a trial pass on a 64 x 64 image ({error}); pass feature_channels="
-        ) from error
-    finally:
-        student.train(training)
-    if not maps:
-        raise ValueError(
-            "the pixel and patch terms need backbone features: return (logits, features) from forward, name the layer "
-            "with features=, or set pixel_weight=0 and patch_weight=0"
-        )
-    return [m.shape[1] for m in maps]

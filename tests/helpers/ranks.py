@@ -50,7 +50,7 @@ class MisfortuneHook(Hook):
             hook = tiny.pipa_hook(runner)
             hook.target = SpoilOnce(hook.target)
         if self.kind == "gradient":
-            weight = pipa.mmseg.models.segmentors.hook_view.core_model(runner).decode_head.conv_seg.weight
+            weight = pipa.mmseg.models.segmentors.step_adapter.core_model(runner).decode_head.conv_seg.weight
             self.handle = weight.register_hook(self.spoil_gradient)
 
     def spoil_gradient(self, gradient: torch.Tensor) -> torch.Tensor:

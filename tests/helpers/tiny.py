@@ -157,7 +157,7 @@ def train(cfg: dict[str, Any], resume: bool = False, load_from: str | Path | Non
 def everything(runner: Runner) -> dict[str, Any]:
     """All that decides how a training goes on: weights, optimiser, schedules, teacher, memory bank, counters."""
     hook = pipa_hook(runner)
-    core = pipa.mmseg.models.segmentors.hook_view.core_model(runner)
+    core = pipa.mmseg.models.segmentors.step_adapter.core_model(runner)
     return dict(
         student=core.state_dict(),
         teacher=hook.pipa.teacher.state_dict(),

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipa import PipaStep
-from pipa.projection import ProjectionHead
+from pipa.networks.projection import ProjectionHead
 from small_nets import SIDE, TERMS, SmallNet, small_batch, small_step
 
 SETTINGS: list[dict[str, Any]] = [

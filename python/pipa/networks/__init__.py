@@ -1,6 +1,8 @@
-"""What the step asks of a network, and how networks of each library answer."""
+"""What the step needs of a network, as one public concept, and how modules of each library fulfil it."""
 
-from pipa.networks.base import Networks, Outputs, quiet_train
+from pipa.networks.base import Head, Networks, Outputs, Region
 from pipa.networks.plain import PlainNetworks
+from pipa.networks.projection import ProjectionHead
+from pipa.networks.quiet import quiet_train
 
-__all__ = ["Networks", "Outputs", "PlainNetworks", "quiet_train"]
+__all__ = ["Head", "Networks", "Outputs", "PlainNetworks", "ProjectionHead", "Region", "quiet_train"]

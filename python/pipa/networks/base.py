@@ -1,38 +1,69 @@
-"""Adapters between PyTorch modules and the Rust iteration.
+"""What the iteration asks of the networks. The Rust side calls the methods of :class:`Networks`; nothing else crosses.
 
-The Rust side calls ``student``, ``student_features``, ``teacher``, ``imagenet``, ``pixel_embedding``,
-``patch_embedding``, ``backward``, ``gradient_norm`` and ``parameters``; nothing else crosses.
+Shape suffixes: B batch, C classes, D channels, h w size of a map, H W size of the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Region = tuple[int, int, int, int]
-Heads = list[tuple[Tensor, "Region | None", float]]
-Outputs = tuple[Heads, list[Tensor], "tuple[list[Tensor], Region] | None"]
+from pipa.networks.quiet import quiet_train
 
-# Layers whose noise the teacher must not see (method, step 5). Matched by name, because every library has its own.
-NOISE_LAYERS = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "DropPath", "StochasticDepth"}
+Region = tuple[int, int, int, int]  # top, left, bottom, right in pixels of the image, half-open
 
 
-def quiet_train(module: nn.Module) -> nn.Module:
-    """Put ``module`` in training mode (batch statistics) with dropout and drop-path off, as the teacher needs it."""
-    module.train()
-    for layer in module.modules():
-        if type(layer).__name__ in NOISE_LAYERS:
-            layer.eval()
-    return module
+class Head(NamedTuple):
+    """One supervised output of a forward pass; its loss is ``weight * cross_entropy(resized logits, label[region])``.
+
+    logits: (B, C, h, w), at any resolution; the loss resizes them bilinearly, without ``align_corners``.
+    region: the part of the image that they cover; None for all of it.
+    weight: factor of its cross entropy.
+    """
+
+    logits: Tensor
+    region: Region | None = None
+    weight: float = 1.0
+
+
+class Outputs(NamedTuple):
+    """What one forward pass of the student gives to the losses.
+
+    heads: supervised outputs, the main one first.
+    features: encoder maps (B, D_i, h_i, w_i) of the whole image, shallow to deep.
+    detail: maps of a detail crop and its place in the image (HRDA), else None. The pixel term uses them where they
+        exist, with the labels of the same place.
+    """
+
+    heads: Sequence[Head | tuple[Tensor, Region | None, float]]
+    features: Sequence[Tensor]
+    detail: tuple[Sequence[Tensor], Region] | None = None
 
 
 class Networks:
-    """Base adapter: student, teacher, projection heads, and what they have in common.
+    """Student, teacher, ImageNet model and projection heads behind one face.
 
-    Subclasses say how images become outputs (``outputs``, ``features``, ``logits``).
+    A subclass says how images become outputs, by three methods that take one of the modules and an image
+    (:meth:`outputs`, :meth:`features`, :meth:`logits`); ``PipaStep(student, adapter=Subclass)`` uses it::
+
+        class MyNetworks(Networks):
+            def outputs(self, module, image):
+                logits, maps = module(image, return_maps=True)
+                return Outputs([Head(logits)], maps)
+
+            def features(self, module, image):
+                return module.encoder(image)
+
+            def logits(self, module, image):
+                return module(image)
+
+    Args:
+        student: trained by the caller's optimiser. teacher: its moving average. imagenet: frozen, or None.
+        pixel_head, patch_head: projection heads from a list of maps to an embedding (B, D, h, w), or None.
+        backward: called with each loss in place of ``loss.backward()``.
     """
 
     def __init__(
@@ -48,28 +79,40 @@ class Networks:
         self._pixel_head, self._patch_head = pixel_head, patch_head
         self._backward = backward
 
+    # --- what a subclass defines ------------------------------------------------------------------------------------
+
     def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
-        """Heads, backbone features and (features, region) of a detail crop."""
+        """Heads, encoder maps and detail of one pass of ``module`` over (B, 3, H, W), with gradient."""
         raise NotImplementedError
 
-    def features(self, module: nn.Module, image: Tensor) -> list[Tensor]:
-        """Backbone features, shallow to deep, each (B, D, h, w)."""
+    def features(self, module: nn.Module, image: Tensor) -> Sequence[Tensor]:
+        """Encoder maps (B, D_i, h_i, w_i), shallow to deep: the same that :meth:`outputs` gives for the image."""
         raise NotImplementedError
 
     def logits(self, module: nn.Module, image: Tensor) -> Tensor:
         """Logits (B, C, h, w) of the whole image."""
         raise NotImplementedError
 
+    # --- what the iteration calls -----------------------------------------------------------------------------------
+
     def student(self, image: Tensor) -> Outputs:
+        """The student's pass over (B, 3, H, W), in the mode its owner has put it in, with gradient."""
         return self.outputs(self._student, image)
 
-    def student_features(self, image: Tensor) -> list[Tensor]:
+    def student_features(self, image: Tensor) -> Sequence[Tensor]:
+        """The student's encoder maps, with gradient; the patch term needs no segmentation head."""
         return self.features(self._student, image)
 
     def teacher(self, image: Tensor) -> Tensor:
+        """The teacher's logits (B, C, h, w), without noise (:func:`quiet_train`)."""
         return self.logits(quiet_train(self._teacher), image)
 
-    def imagenet(self, image: Tensor) -> list[Tensor]:
+    def imagenet(self, image: Tensor) -> Sequence[Tensor]:
+        """Encoder maps of the frozen ImageNet model in evaluation mode, without gradient.
+
+        Raises:
+            ValueError: there is no ImageNet model.
+        """
         if self._imagenet is None:
             raise ValueError(
                 "feature_distance_weight is above 0 but there is no ImageNet model: pass imagenet=, "
@@ -79,10 +122,40 @@ class Networks:
             return self.features(self._imagenet.eval(), image)
 
     def pixel_embedding(self, *features: Tensor) -> Tensor:
+        """Encoder maps (B, D_i, h_i, w_i) to the pixel embedding (B, D, h_0, w_0).
+
+        Raises:
+            ValueError: there is no pixel head, or no map.
+        """
         return self._embedding(self._pixel_head, "pixel", features)
 
     def patch_embedding(self, *features: Tensor) -> Tensor:
+        """As :meth:`pixel_embedding`, by the patch head."""
         return self._embedding(self._patch_head, "patch", features)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss`` (0-dim) to the parameters of student and projection heads."""
+        if not loss.requires_grad:
+            return
+        if self._backward is not None:
+            self._backward(loss)
+        else:
+            loss.backward()
+
+    def gradient_norm(self, loss: Tensor) -> Tensor:
+        """L2 norm (0-dim) of the gradient that ``loss`` gives the student; changes no ``.grad`` and keeps the graph."""
+        parameters = [p for p in self._student_parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        norms = [torch.linalg.vector_norm(g.float()) for g in grads if g is not None]
+        if not norms:
+            return loss.new_zeros(())
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters of teacher and student, in the same order, for the moving average."""
+        return list(self._teacher.parameters()), self._student_parameters()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
 
     def _embedding(self, head: nn.Module | None, term: str, features: Sequence[Tensor]) -> Tensor:
         if head is None:
@@ -93,25 +166,6 @@ class Networks:
                 f"name the layer with features=, or set {term}_weight=0"
             )
         return head(list(features))
-
-    def backward(self, loss: Tensor) -> None:
-        if not loss.requires_grad:
-            return
-        if self._backward is not None:
-            self._backward(loss)
-        else:
-            loss.backward()
-
-    def gradient_norm(self, loss: Tensor) -> Tensor:
-        parameters = [p for p in self._student_parameters() if p.requires_grad]
-        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        norms = [torch.linalg.vector_norm(g.float()) for g in grads if g is not None]
-        if not norms:
-            return loss.new_zeros(())
-        return torch.linalg.vector_norm(torch.stack(norms))
-
-    def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
-        return list(self._teacher.parameters()), self._student_parameters()
 
     def _student_parameters(self) -> list[Tensor]:
         # The projection heads may live inside the student, so that its owner's optimiser and checkpoints see them; the

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipa.networks.base import Networks, Outputs
+from pipa.networks.base import Head, Networks, Outputs
 
 
 class PlainNetworks(Networks):
@@ -19,7 +19,7 @@ class PlainNetworks(Networks):
 
     def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
         logits, features = self._run(module, image)
-        return [(logits, None, 1.0)], features, None
+        return Outputs([Head(logits)], features)
 
     def features(self, module: nn.Module, image: Tensor) -> list[Tensor]:
         if self._layer is not None:

@@ -294,7 +294,7 @@ def test_pseudo_label_margins_and_padding(data: Path) -> None:
     from mmseg.models import SegDataPreProcessor
 
     from pipa.mmseg.datasets.transforms import PackUnlabelled, PseudoMargins, SyncCrop
-    from pipa.mmseg.models.segmentors.hook_view import valid_mask
+    from pipa.mmseg.engine.valid_mask import valid_mask
 
     image = np.full((40, 60, 3), 200, dtype=np.uint8)
     image[:5] = image[-12:] = image[:, :3] = 0  # what the margins below cover is black

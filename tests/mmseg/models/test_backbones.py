@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.models.backbones.vit import rotary, rotate
-from pipa.mmseg.models.segmentors.feature_channels import feature_channels
-from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
+from pipa.mmseg.models.segmentors.step_adapter import (
+    backbone_features,
+    segmentor_channels,
+    segmentor_outputs,
+    teacher_logits,
+)
 
 VIT: dict[str, Any] = {"type": "ViTPyramid", "embed_dim": 16, "depth": 4, "num_heads": 2, "pretrain_size": 3}
 
@@ -48,7 +52,7 @@ def test_vit_with_daformer_head(position: str, registers: int) -> None:
     assert [tuple(m.shape[1:]) for m in out.features] == [(16, 16, 24), (16, 8, 12), (16, 4, 6), (16, 2, 3)]
     out.heads[0].logits.square().mean().backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
-    assert feature_channels(model) == model.backbone.out_channels
+    assert segmentor_channels(model) == model.backbone.out_channels
     assert teacher_logits(model.eval(), torch.randn(1, 3, 50, 77)).shape == (1, 4, 50, 77)
 
 
@@ -213,7 +217,7 @@ def test_mmpretrain_encoders(backbone: dict[str, Any]) -> None:
     model = segmentor(backbone, channels)
     out = segmentor_outputs(model.train(), torch.randn(2, 3, 64, 64))
     assert [tuple(m.shape[1:]) for m in out.features] == [(c, 16 >> i, 16 >> i) for i, c in enumerate(channels)]
-    assert feature_channels(model) == channels
+    assert segmentor_channels(model) == channels
     out.heads[0].logits.square().mean().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.backbone.parameters())
     assert teacher_logits(model.eval(), torch.randn(1, 3, 64, 96)).shape == (1, 4, 64, 96)

@@ -16,7 +16,7 @@ from torch import nn
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.models.backbones.mit import BLOCK_NORM_EPS, EMBED_NORM_EPS, MiT
 from pipa.mmseg.models.decode_heads.fusion import PRESETS
-from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
+from pipa.mmseg.models.segmentors.step_adapter import backbone_features, segmentor_outputs, teacher_logits
 from pipa.networks import quiet_train
 
 BN = {"type": "BN"}
@@ -134,13 +134,9 @@ def test_plain_segmentor_with_auxiliary_heads() -> None:
     model = segmentor(fcn(3, 1.0), auxiliary_head=[fcn(2, 0.4), fcn(1, 0.2)]).eval()
     image = torch.randn(2, 3, 64, 64)
     out = segmentor_outputs(model, image)
-    assert [(h.name, h.weight, h.region) for h in out.heads] == [
-        ("decode", 1.0, None),
-        ("aux_0", 0.4, None),
-        ("aux_1", 0.2, None),
-    ]
+    assert [(h.weight, h.region) for h in out.heads] == [(1.0, None), (0.4, None), (0.2, None)]
     assert [f.shape[1] for f in out.features] == [8, 16, 24, 32]
-    assert out.detail_features is None
+    assert out.detail is None
     full = teacher_logits(model, image)
     assert full.shape == (2, 5, 64, 64)
     torch.testing.assert_close(full, model.encode_decode(image, [{"img_shape": (64, 64)}]))
@@ -173,7 +169,7 @@ def test_cascade_puts_the_last_stage_first() -> None:
     model = MODELS.build(ConfigDict({**cfg, "test_cfg": {"mode": "whole"}})).eval()
     image = torch.randn(1, 3, 64, 64)
     out = segmentor_outputs(model, image)
-    assert [(h.name, h.weight) for h in out.heads] == [("decode_1", 1.0), ("decode_0", 0.4)]
+    assert [h.weight for h in out.heads] == [1.0, 0.4]
     torch.testing.assert_close(teacher_logits(model, image), model.encode_decode(image, [{"img_shape": (64, 64)}]))
 
 

@@ -14,9 +14,13 @@ from mmseg.registry import MODELS
 from torch import nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.models.segmentors.feature_channels import feature_channels, projection_for
-from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
-from pipa.projection import ProjectionHead, concatenate
+from pipa.mmseg.models.segmentors.step_adapter import (
+    backbone_features,
+    segmentor_channels,
+    segmentor_outputs,
+    teacher_logits,
+)
+from pipa.networks.projection import ProjectionHead, concatenate
 
 RESNET = {
     "type": "ResNetV1c",
@@ -83,17 +87,15 @@ def test_projection_fits_the_encoder(hidden: int | None) -> None:
     model.backbone.layer1.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = [m.training for m in model.modules()]
-    assert feature_channels(model, size=33) == [16, 32, 64, 128]
+    assert segmentor_channels(model) == [16, 32, 64, 128]
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    head = projection_for(model, out_channels=10, hidden=hidden, size=33)
+    head = ProjectionHead(240, out_channels=10, hidden=hidden)
     maps = backbone_features(model, torch.randn(2, 3, 41, 33))
     embedding = head(maps)
     assert embedding.shape == (2, 10, *maps[0].shape[2:])
     assert head.project[0].out_channels == (hidden or 240)
-    again = ProjectionHead.for_features(maps, 10, hidden)
-    again.load_state_dict(head.state_dict())
-    torch.testing.assert_close(again(concatenate(maps)), embedding)
+    torch.testing.assert_close(head(concatenate(maps)), embedding)
     with pytest.raises(ValueError, match=r"expected \(B, 240, H, W\), got \(2, 16,"):
         head(maps[0])
     with pytest.raises(ValueError, match="channels must be positive"):

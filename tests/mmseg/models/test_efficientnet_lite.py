@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.models.backbones import efficientnet_lite as lite
-from pipa.mmseg.models.segmentors.outputs import segmentor_outputs
+from pipa.mmseg.models.segmentors.step_adapter import segmentor_outputs
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
+from pipa.mmseg.models.segmentors.step_adapter import backbone_features, crop, segmentor_outputs, teacher_logits
 from pipa.mmseg.models.sliding import TorchDraws, random_box, slide, windows
 
 BN = {"type": "BN"}
@@ -129,13 +129,13 @@ def test_fusion_of_a_crop_is_that_of_the_paper() -> None:
     image = torch.randn(2, 3, 64, 96)
     out = segmentor_outputs(model, image)
     torch.testing.assert_close(out.heads[0].logits, by_hand(model, image, (24, 8, 56, 40)))
-    assert [(h.name, h.weight) for h in out.heads] == [("decode", 0.9), ("decode.hr", pytest.approx(0.1))]
-    assert out.heads[1].region == out.detail_region == (24, 8, 56, 40)
-    assert out.feature_region is None
+    assert [h.weight for h in out.heads] == [0.9, pytest.approx(0.1)]
+    detail, region = out.detail
+    assert out.heads[1].region == region == (24, 8, 56, 40)
     assert out.features[0].shape[2:] == (8, 12)
-    assert out.detail_features[0].shape[2:] == (8, 8)
+    assert detail[0].shape[2:] == (8, 8)
     label = torch.arange(64 * 96).view(1, 64, 96)
-    assert out.heads[1].crop(label)[0, 0, 0] == 24 * 96 + 8
+    assert crop(label, out.heads[1].region)[0, 0, 0] == 24 * 96 + 8
 
 
 def test_one_window_over_the_whole_image_equals_the_whole_detail() -> None:
@@ -182,9 +182,12 @@ def test_variants() -> None:
     assert teacher_logits(coarse, image).shape == (2, 5, 64, 64)
 
     fine = hrda(feature_scale=1, scales=[0.25, 1])
+    fine.eval()
     out = segmentor_outputs(fine, image)
-    assert out.feature_region == out.detail_region is not None
-    assert backbone_features(fine, image)[0].shape[2:] == (16, 16)
+    assert out.detail[1] == out.heads[1].region is not None
+    for ours, theirs in zip(out.features, backbone_features(fine, image), strict=True):
+        assert torch.equal(ours, theirs)
+    assert out.features[0].shape[2:] == (16, 16)
 
 
 def test_attention_head_of_an_aspp_fusion_is_a_1x1_fusion() -> None:
@@ -208,11 +211,11 @@ def test_mmseg_interface() -> None:
     assert set(losses) == {"decode.loss_seg", "decode.acc_seg", "decode.hr.loss_seg", "decode.hr.acc_seg"}
     out = segmentor_outputs(model, image)
     label = torch.stack([s.gt_sem_seg.data for s in samples]).squeeze(1)
-    for part in out.heads:
-        region = part.crop(label)
+    for name, part in zip(("decode", "decode.hr"), out.heads, strict=True):
+        region = crop(label, part.region)
         logits = nn.functional.interpolate(part.logits, region.shape[1:], mode="bilinear")
         expected = part.weight * nn.functional.cross_entropy(logits, region)
-        torch.testing.assert_close(losses[f"{part.name}.loss_seg"], expected)
+        torch.testing.assert_close(losses[f"{name}.loss_seg"], expected)
     sum(value for name, value in losses.items() if "loss" in name).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
     result = model.eval().predict(image, samples)

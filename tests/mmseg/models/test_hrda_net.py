@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import pipa.mmseg  # noqa: F401  (registers)
 from network_cases import Replay, backbone, check_gradients, close, head, load, loss_and_accuracy
 from pipa.mmseg.checkpoints.keys import convert_state_dict
-from pipa.mmseg.models.segmentors.outputs import segmentor_outputs, teacher_logits
+from pipa.mmseg.models.segmentors.step_adapter import crop, segmentor_outputs, teacher_logits
 from pipa.networks import quiet_train
 
 
@@ -86,19 +86,19 @@ def test_losses_gradients_and_batch_statistics(golden: Path, name: str, kind: st
     top, bottom, left, right = run["crop_box_y1y2x1x2"]
     fused, detail = out.heads
     assert fused.region is None
-    assert detail.region == out.detail_region == (top, left, bottom, right)
+    assert detail.region == out.detail[1] == (top, left, bottom, right)
     close(fused.logits, arrays[f"{kind}_fused"], 1e-5, "fused logits")
     close(detail.logits, arrays[f"{kind}_hr_seg"], 1e-5, "detail logits")
     feature = f"{kind}_feat_last" if f"{kind}_feat_last" in arrays else f"{kind}_feat_scale0_last"
     close(out.features[-1], arrays[feature], 1e-5, "context features")
     if f"{kind}_feat_scale1_last" in arrays:
-        close(out.detail_features[-1], arrays[f"{kind}_feat_scale1_last"], 1e-5, "detail features")
+        close(out.detail[0][-1], arrays[f"{kind}_feat_scale1_last"], 1e-5, "detail features")
 
     total = torch.zeros(())
     for part, prefix in ((fused, "decode"), (detail, "decode.hr")):
         # The recorded run in training mode is a weighted one.
-        weight = part.crop(arrays["weight"]) if kind != "eval" else None
-        loss, acc = loss_and_accuracy(part.logits, part.crop(arrays["label"]), weight)
+        weight = crop(arrays["weight"], part.region) if kind != "eval" else None
+        loss, acc = loss_and_accuracy(part.logits, crop(arrays["label"], part.region), weight)
         close(part.weight * loss, torch.tensor(run["log"][f"{prefix}.loss_seg"]), 1e-4, prefix)
         close(acc, torch.tensor(run["log"][f"{prefix}.acc_seg"]), 1e-4, prefix)
         total = total + part.weight * loss

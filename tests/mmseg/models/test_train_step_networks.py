@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import pipa.mmseg  # noqa: F401  (registers)
 from network_cases import Replay, close, loss_and_accuracy, segmentor
 from pipa.mmseg.checkpoints.keys import convert_state_dict
-from pipa.mmseg.models.segmentors.outputs import backbone_features, segmentor_outputs, teacher_logits
+from pipa.mmseg.models.segmentors.step_adapter import backbone_features, crop, segmentor_outputs, teacher_logits
 
 
 @pytest.mark.parametrize("tree", ["DAFormer", "HRDA"])
@@ -43,10 +43,11 @@ def test_first_step(golden: Path, tree: str) -> None:
     def check(image: torch.Tensor, label: torch.Tensor, weight: torch.Tensor | None, prefix: str) -> None:
         with torch.no_grad():
             out = segmentor_outputs(student, image)
-        for part in out.heads:
-            loss, acc = loss_and_accuracy(part.logits, part.crop(label), None if weight is None else part.crop(weight))
-            close(part.weight * loss, torch.tensor(record["log_vars"][f"{prefix}{part.name}.loss_seg"]), 1e-4)
-            close(acc, torch.tensor(record["log_vars"][f"{prefix}{part.name}.acc_seg"]), 1e-4)
+        for name, part in zip(("decode", "decode.hr"), out.heads, strict=False):
+            part_weight = None if weight is None else crop(weight, part.region)
+            loss, acc = loss_and_accuracy(part.logits, crop(label, part.region), part_weight)
+            close(part.weight * loss, torch.tensor(record["log_vars"][f"{prefix}{name}.loss_seg"]), 1e-4)
+            close(acc, torch.tensor(record["log_vars"][f"{prefix}{name}.acc_seg"]), 1e-4)
 
     image = arrays["s0_img"].float()
     check(image, arrays["s0_gt"], None, "")

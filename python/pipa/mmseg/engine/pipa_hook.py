@@ -30,9 +30,9 @@ from pipa.mmseg.engine.network_options import Tuning
 from pipa.mmseg.engine.nonfinite_guard import NonFiniteGuard
 from pipa.mmseg.engine.seeding import seed_iteration
 from pipa.mmseg.engine.stop_signals import isolate
+from pipa.mmseg.engine.valid_mask import valid_mask
 from pipa.mmseg.evaluation.teacher import evaluate
-from pipa.mmseg.models.segmentors.hook_view import build_heads, core_model, cpu, main_head, valid_mask
-from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads, core_model, main_head
 from pipa.mmseg.models.sliding import TorchDraws
 from pipa.step import PipaStep, default_settings, frozen_copy, native_step
 
@@ -217,13 +217,10 @@ class PipaHook(Hook):
     def _build_step(self, core: nn.Module, seed: int, group: Group | None) -> PipaStep:
         settings = self._settings(core)
 
-        def adapter(*args: Any) -> SegmentorNetworks:
-            return SegmentorNetworks(*args)
-
         step = PipaStep(
             core,
             imagenet=self._imagenet,
-            adapter=adapter,
+            adapter=SegmentorNetworks,
             heads=self._heads,
             backward=self._backward,
             group=group,
@@ -354,3 +351,8 @@ class PipaHook(Hook):
             state["bank"] = [tensor.to(device) for tensor in state["bank"]]
         self.pipa.set_extra_state(state)
         self.guard.skipped = saved.get("skipped", 0)
+
+
+def cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the host, for a checkpoint that loads anywhere."""
+    return {key: value.detach().cpu() for key, value in state.items()}

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pipa.mmseg.models.segmentors.outputs import Region
+from pipa.networks import Region
 
 
 class Draws(Protocol):

@@ -17,7 +17,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from pipa.mmseg.models.decode_heads.fusion import PRESETS
-from pipa.mmseg.models.segmentors.outputs import Region
+from pipa.networks import Region
 
 
 @dataclass

@@ -13,8 +13,9 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from pipa.mmseg.models.decode_heads.hrda import HRDAHead, ScaleFeatures, ScaleLogits
-from pipa.mmseg.models.segmentors.outputs import HeadOutput, Maps, Region, SegOutput, crop, encode, loss_weight
+from pipa.mmseg.models.segmentors.step_adapter import Maps, crop, encode, loss_weight
 from pipa.mmseg.models.sliding import Draws, TorchDraws, random_box, slide, windows
+from pipa.networks import Head, Outputs, Region
 
 
 @MODELS.register_module()
@@ -29,7 +30,8 @@ class HRDAEncoderDecoder(EncoderDecoder):
         hr_crop_size: ``(height, width)`` of the detail crop in pixels; None: the whole image is the detail.
         hr_slide_inference: prediction slides over the detail; False: one pass over the whole image at full scale.
         hr_slide_overlapping: windows overlap by half, else they lie side by side.
-        feature_scale: scale of the maps :meth:`backbone_features` returns (for the ImageNet feature distance).
+        feature_scale: scale of the maps :meth:`backbone_features` returns (for the ImageNet feature distance and the
+            patch term); 1 costs one more pass of the encoder, over the whole image at full scale.
         crop_coord_divisible: offsets of the detail crop are multiples of this; 8 keeps them on the cells of the context
             head (output stride 4 at scale 0.5).
         kwargs: those of ``EncoderDecoder``; ``decode_head`` is an ``HRDAHead``; ``test_cfg`` may set
@@ -114,17 +116,19 @@ class HRDAEncoderDecoder(EncoderDecoder):
 
     # --- training -----------------------------------------------------------------------------------------------
 
-    def segmentor_outputs(self, image_bchw: Tensor) -> SegOutput:
-        """The heads are the fused map and the detail crop's; see :mod:`pipa.mmseg.models.segmentors.outputs`."""
+    def segmentor_outputs(self, image_bchw: Tensor) -> Outputs:
+        """The heads are the fused map and the detail crop's; see :mod:`pipa.mmseg.models.segmentors.step_adapter`."""
         context, detail, scales = self._crop_scales(image_bchw)
         logits: ScaleLogits = self.decode_head.predict_scales(scales)
         box = scales.boxes[0] if scales.boxes else None
-        heads = [HeadOutput(part, region, weight, name) for name, part, region, weight in self._supervised(logits, box)]
+        heads = [Head(part, region, weight) for _, part, region, weight in self._supervised(logits, box)]
         if detail is None:
-            return SegOutput(heads, context.backbone)
-        if self.feature_scale == 1:
-            return SegOutput(heads, detail.backbone, box, detail.backbone, box)
-        return SegOutput(heads, context.backbone, None, detail.backbone, box)
+            return Outputs(heads, context.backbone)
+        if box is None:
+            return Outputs(heads, detail.backbone if self.feature_scale == 1 else context.backbone)
+        # The maps of one image are the same in every term: at full scale they are not those of the crop.
+        maps = self.backbone_features(image_bchw) if self.feature_scale == 1 else context.backbone
+        return Outputs(heads, maps, (detail.backbone, box))
 
     def _supervised(self, logits: ScaleLogits, box: Region | None) -> list[tuple[str, Tensor, Region | None, float]]:
         """(name, logits, region, weight), weights 1 - l and l with l = hr_loss_weight (HRDA, equation 10)."""

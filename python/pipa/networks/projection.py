@@ -38,15 +38,6 @@ class ProjectionHead(nn.Module):
             nn.Conv2d(hidden, out_channels, 1),
         )
 
-    @classmethod
-    def for_features(
-        cls, features: Tensor | Sequence[Tensor], out_channels: int = 256, hidden: int | None = None
-    ) -> ProjectionHead:
-        """A head whose input channels are those of the given map or maps, on their device."""
-        maps = [features] if isinstance(features, Tensor) else list(features)
-        head = cls(sum(m.shape[1] for m in maps), out_channels, hidden)
-        return head.to(maps[0].device)
-
     def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """``(B, D, H, W)``, or several maps ``(B, D_i, H_i, W_i)`` with the D_i adding up, to ``(B, out, H, W)``.
 
@@ -54,10 +45,7 @@ class ProjectionHead(nn.Module):
         """
         x_bdhw = features if isinstance(features, Tensor) else concatenate(features)
         if x_bdhw.dim() != 4 or x_bdhw.shape[1] != self.in_channels:
-            raise ValueError(
-                f"ProjectionHead: expected (B, {self.in_channels}, H, W), got {tuple(x_bdhw.shape)}"
-                " (build it with ProjectionHead.for_features)"
-            )
+            raise ValueError(f"ProjectionHead: expected (B, {self.in_channels}, H, W), got {tuple(x_bdhw.shape)}")
         return self.project(x_bdhw)
 
 
