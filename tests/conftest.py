@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def golden_root() -> Path:
-    """Folder of the recorded inputs and outputs of the released code; it may be absent."""
-    return Path(os.environ.get("PIPA_GOLDEN", ROOT.parent / "shared" / "golden"))
+import recorded
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    root = golden_root()
-    if not root.is_dir():
-        pytest.skip(f"golden data not found at {root} (set PIPA_GOLDEN)")
-    return root
+    """Folder of the recorded inputs and outputs of the released code."""
+    return recorded.DATA
 
 
 @pytest.fixture(autouse=True)
@@ -32,17 +23,9 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def case(golden: Path) -> Callable[[str], dict[str, torch.Tensor]]:
-    """Loads the arrays of a recorded case, "folder/name", as tensors; skips a case that this copy does not hold."""
-
-    def load(name: str) -> dict[str, torch.Tensor]:
-        path = golden / f"{name}.npz"
-        if not path.is_file():
-            pytest.skip(f"{name}.npz is described in README.json but not in this copy of the golden data")
-        with np.load(path) as file:
-            return {key: torch.from_numpy(np.array(value)) for key, value in file.items()}
-
-    return load
+def case() -> Callable[[str], dict[str, torch.Tensor]]:
+    """Loads the arrays of a recorded case, "folder/name", as tensors. A missing case is an error, never a skip."""
+    return recorded.arrays
 
 
 @pytest.fixture(params=["fused", "libtorch"])

@@ -7,7 +7,7 @@ import torch
 
 from pipa import functional as F
 
-CASES = ["plain", "low", "top_bottom", "valid_mask_f32", "valid_mask_u8"]
+CASES = ["plain", "low", "top_bottom", "valid_mask_f32"]
 
 
 @pytest.mark.parametrize("name", CASES)

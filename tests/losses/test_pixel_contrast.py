@@ -16,21 +16,16 @@ GROUPS = [
     "c2",
     "c5",
     "c19",
-    "c38_two_images",
-    "many_views",
     "one_class",
     "one_class_two_images",
     "large_x2",
     "identical",
 ]
-MAPS = ["mixed5", "all_easy", "all_hard", "few_hard", "few_easy", "rect19"]
+MAPS = ["mixed5", "all_easy", "all_hard", "few_easy"]
 
 
 def load(golden: Path, name: str) -> dict[str, np.ndarray]:
-    path = golden / "pixel_contrast" / f"{name}.npz"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is described in README.json but not in this copy of the golden data")
-    with np.load(path) as file:
+    with np.load(golden / "pixel_contrast" / f"{name}.npz") as file:
         return dict(file)
 
 
@@ -42,7 +37,7 @@ def run(feats: np.ndarray, labels: np.ndarray, dtype: torch.dtype) -> tuple[Tens
     return loss.detach(), feat.grad
 
 
-@pytest.mark.parametrize("name", [*GROUPS, "large_x5"])
+@pytest.mark.parametrize("name", GROUPS)
 def test_float64_twin(golden: Path, name: str) -> None:
     case = load(golden, f"contrastive_{name}")
     loss, grad = run(case["feats"], case["labels"], torch.float64)
@@ -56,15 +51,6 @@ def test_float32(golden: Path, name: str) -> None:
     loss, grad = run(case["feats"], case["labels"], torch.float32)
     np.testing.assert_allclose(loss, case["loss"], rtol=2e-6, atol=1e-6)
     np.testing.assert_allclose(grad, case["grad"], rtol=1e-4, atol=2e-5 * max(1e-3, np.abs(case["grad"]).max()))
-
-
-def test_finite_in_float32_where_the_released_code_is_nan(golden: Path) -> None:
-    """Departure from the released code (it underflows): our float32 agrees with the float64 run of the original."""
-    case = load(golden, "contrastive_large_x5")
-    assert np.isnan(case["loss"])
-    loss, grad = run(case["feats"], case["labels"], torch.float32)
-    np.testing.assert_allclose(loss, case["loss_f64"], rtol=1e-5)
-    np.testing.assert_allclose(grad, case["grad_f64"], rtol=1e-3, atol=1e-4 * np.abs(case["grad_f64"]).max())
 
 
 def in_extended_precision(feats: np.ndarray, labels: np.ndarray) -> float:

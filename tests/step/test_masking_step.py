@@ -100,9 +100,8 @@ def test_masked_term(golden: Path, case: str) -> None:
     log = step(image, no_label, image, valid_mask=weight, draws=draws_of(record["rng"]))
 
     assert float(log["loss_mask"]) == pytest.approx(record["log"]["decode.loss_seg"], rel=1e-5)
-    path = root / f"mic_{case}.npz"
-    if path.is_file():  # some arrays are not in every copy of the data; the loss and its gradients always are
-        with np.load(path) as file:
+    if case != "separatetrgaug":  # its loss and gradients are recorded, its images are not
+        with np.load(root / f"mic_{case}.npz") as file:
             torch.testing.assert_close(seen[-1], torch.from_numpy(file["masked_img"]), rtol=1e-4, atol=3e-5)
     losses[-1].backward()
     norms = {key: torch.tensor([value]) for key, value in record["grad_norms"].items()}

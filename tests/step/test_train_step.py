@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
-from network_cases import Replay, segmentor
+from network_cases import Replay, load_part, segmentor
 from pipa import PipaStep
 from pipa.mmseg.checkpoints.keys import convert_state_dict
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
@@ -42,10 +42,6 @@ RELEASED: dict[str, Any] = {
     "alpha": 0.999,
 }
 TREES: dict[str, dict[str, Any]] = {"DAFormer": {"ignore_top": 3, "ignore_bottom": 9}, "HRDA": {}}
-
-
-def part_of(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return convert_state_dict({k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")})
 
 
 def draws_of(record: dict[str, Any], label: Tensor) -> dict[str, Any]:
@@ -73,13 +69,34 @@ def relative(actual: Tensor, expected: float) -> float:
     return abs(float(actual) - expected) / max(abs(expected), 1e-12)
 
 
-def deviation(ours: Iterator[tuple[str, Tensor]], expected: dict[str, Tensor]) -> float:
-    """Largest absolute difference of parameters or buffers."""
-    return max(float((value.detach().double() - expected[name].double()).abs().max()) for name, value in ours)
+def checksum(x: Tensor) -> Tensor:
+    wave = torch.cos(0.37 * torch.arange(len(x), dtype=torch.float64))
+    return torch.stack([x.sum(), x.abs().sum(), x @ wave, x.norm()])
+
+
+def deviation(ours: Iterator[tuple[str, Tensor]], expected: dict[str, list[float]]) -> float:
+    """Largest difference of the recorded sums of parameters or buffers, relative to the tensor's absolute sum.
+
+    Recorded of each tensor x: sum, sum of |x|, dot product with cos(0.37 i), which no order of the values leaves alone,
+    and the L2 norm.
+    """
+    sums = convert_state_dict({key: torch.tensor(value, dtype=torch.float64) for key, value in expected.items()})
+    worst, seen = 0.0, set()
+    for name, value in ours:
+        if name.endswith("num_batches_tracked"):
+            continue
+        x = value.detach().double().flatten()
+        # Our one projection of the attention holds the released "q" and, after it, the twice as long "kv".
+        parts = [x] if len(sums[name]) == 4 else x.split([len(x) // 3, 2 * len(x) // 3])
+        found = torch.cat([checksum(part) for part in parts])
+        worst = max(worst, float((found - sums[name]).abs().max() / x.abs().sum().clamp_min(1e-3)))
+        seen.add(name)
+    assert seen == set(sums)
+    return worst
 
 
 @pytest.mark.parametrize("tree", list(TREES))
-def test_three_iterations(golden: Path, tree: str, record_property: Callable[[str, object], None]) -> None:
+def test_iterations(golden: Path, tree: str, record_property: Callable[[str, object], None]) -> None:
     torch.set_num_threads(1)
     root = golden / "train_step"
     steps = json.loads((root / f"{tree}_sgd.json").read_text())["steps"]
@@ -89,7 +106,7 @@ def test_three_iterations(golden: Path, tree: str, record_property: Callable[[st
     models: dict[str, nn.Module] = {}
     for name in ("model", "ema_model", "imnet_model"):
         models[name] = MODELS.build(ConfigDict(segmentor(tree)))
-        models[name].load_state_dict(part_of(init, name))
+        load_part(models[name], init, name)
     student = models["model"].train()
     step = PipaStep(
         student,
@@ -148,20 +165,16 @@ def test_three_iterations(golden: Path, tree: str, record_property: Callable[[st
             image = float((last["mixed_image"] - batch["mixed_img"]).abs().max())
             worst["image"] = max(worst.get("image", 0.0), image)
         optimizer.step()
-
-    final = load_file(root / f"{tree}_sgd_final.safetensors")
-    for name, model in (("student", models["model"]), ("teacher", models["ema_model"])):
-        state = part_of(final, "model" if name == "student" else "ema_model")
-        assert set(state) == set(model.state_dict())
-        worst[f"{name} parameters"] = deviation(model.named_parameters(), state)
-        worst[f"{name} buffers"] = deviation(model.named_buffers(), state)
+        for name, model in (("student", models["model"]), ("teacher", models["ema_model"])):
+            for what, values, recorded in (
+                (f"{name} parameters", model.named_parameters(), record[name]),
+                (f"{name} buffers", model.named_buffers(), record[f"{name}_buffers"]),
+            ):
+                worst[what] = max(worst.get(what, 0.0), deviation(values, recorded))
     for what, value in worst.items():
         record_property(what, value)
     assert worst["log"] < 1e-5
     assert max(worst["mixed_labels"], worst["pseudo_labels"]) < 1e-4
     assert worst["image"] < 1e-5
-    assert worst["student parameters"] < 1e-4
-    assert worst["teacher parameters"] < 1e-4
-    # Running variances have values up to about 100.
-    assert worst["student buffers"] < 1e-3
-    assert worst["teacher buffers"] < 1e-3
+    assert max(worst["student parameters"], worst["teacher parameters"]) < 1e-5
+    assert max(worst["student buffers"], worst["teacher buffers"]) < 1e-5

@@ -17,8 +17,7 @@ from mmseg.registry import MODELS
 from safetensors.torch import load_file
 
 import pipa.mmseg  # noqa: F401  (registers)
-from network_cases import Replay, close, loss_and_accuracy, segmentor
-from pipa.mmseg.checkpoints.keys import convert_state_dict
+from network_cases import Replay, close, load_part, loss_and_accuracy, segmentor
 from pipa.mmseg.models.segmentors.step_adapter import backbone_features, crop, segmentor_outputs, teacher_logits
 
 
@@ -32,10 +31,8 @@ def test_first_step(golden: Path, tree: str) -> None:
     state = load_file(root / f"{tree}_init.safetensors")
     models = {}
     for name in ("model", "ema_model", "imnet_model"):
-        model = MODELS.build(ConfigDict(segmentor(tree)))
-        part = {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
-        model.load_state_dict(convert_state_dict(part))
-        models[name] = model.train()
+        models[name] = MODELS.build(ConfigDict(segmentor(tree))).train()
+        load_part(models[name], state, name)
     student, teacher = models["model"], models["ema_model"]
     draws = [draw for kind, draw in record["rng"] if kind == "np.random.randint"]
     student.rng = Replay(draws)
