@@ -95,7 +95,8 @@ pub fn read(path: &Path, channel: Channel) -> Result<LabelFile> {
     Ok(LabelFile { height, width, ids })
 }
 
-/// Pixels of an 8-bit RGB PNG as [H, W, 3] in BGR order, or None where the file is another kind of PNG.
+/// Pixels of an 8-bit RGB PNG as [H, W, 3] in BGR order, or None where the file is another kind of PNG or has an EXIF
+/// record, which may ask for another orientation.
 pub fn read_bgr(path: &Path) -> Result<Option<(usize, usize, Vec<u8>)>> {
     let mut reader = open(path)?;
     let info = reader.info();
@@ -108,6 +109,9 @@ pub fn read_bgr(path: &Path) -> Result<Option<(usize, usize, Vec<u8>)>> {
     let mut pixels = vec![0; needed];
     let frame = reader.next_frame(&mut pixels).map_err(|e| corrupt(path, e))?;
     reader.finish().map_err(|e| corrupt(path, e))?;
+    if reader.info().exif_metadata.is_some() {
+        return Ok(None);
+    }
     pixels.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
     Ok(Some((frame.height as usize, frame.width as usize, pixels)))
 }

@@ -25,6 +25,7 @@ from pipa import _core
 from pipa.files.atomic import write_text
 from pipa.files.images import DataError
 from pipa.files.label_tables import CITYSCAPES_IDS, CITYSCAPES_NAMES, SYNTHIA_IDS
+from pipa.files.listing import find_files
 
 DATASETS = ("gta", "synthia", "cityscapes")
 TRAIN_IDS = frozenset([*range(19), 255])
@@ -120,7 +121,7 @@ def folder_stats(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of labels, found no such folder")
-    paths = sorted(p for p in folder.rglob(f"*{suffix}") if p.is_file() and not p.name.startswith("."))
+    paths = [folder / name for name in find_files(folder, suffix)]
     if not paths:
         raise DataError(f"{folder}: expected at least one *{suffix} label, found none")
 
@@ -209,7 +210,8 @@ def _mapped(root: Path, base: Path, folder: str, table: Mapping[int, int], red: 
     labels = root / folder
     if not labels.is_dir():
         raise DataError(f"{labels}: expected the folder of label files, found no such folder")
-    sources = sorted(p for p in labels.glob("*.png") if not p.stem.endswith("_labelTrainIds") and p.name[0] != ".")
+    names = find_files(labels, ".png", recursive=False)
+    sources = [labels / name for name in names if not name.endswith("_labelTrainIds.png")]
     if not sources:
         raise DataError(f"{labels}: expected *.png label files, found none")
     return [_job(path, base / folder / f"{path.stem}_labelTrainIds.png", table, red) for path in sources]
@@ -233,8 +235,8 @@ def _cityscapes(root: Path, base: Path, source: str) -> list[Job]:
     endings = {"polygons": "_gtFine_polygons.json", "labelIds": "_gtFine_labelIds.png"}
     chosen = source
     if source == "auto":
-        chosen = "polygons" if next(fine.glob(f"*/*/*{endings['polygons']}"), None) else "labelIds"
-    sources = sorted(fine.glob(f"*/*/*{endings[chosen]}"))
+        chosen = "polygons" if any(find_files(fine, endings["polygons"])) else "labelIds"
+    sources = [fine / name for name in find_files(fine, endings[chosen]) if name.count("/") == 2]
     if not sources:
         raise DataError(f"{fine}: expected SPLIT/CITY/*{endings[chosen]} files, found none")
     jobs = []

@@ -8,6 +8,7 @@ Arrays are what mmseg's transforms take: images uint8 [H, W, 3] in BGR order, la
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,21 @@ from PIL import Image
 from pipa import _core
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION = 0x0112
+# What undoes an EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Formats whose compression changes values; WebP knows both kinds.
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")
+_INTEGERS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_BITS_PER_SAMPLE = 258
 
 
 class DataError(ValueError):
@@ -40,9 +56,30 @@ def open_image(path: str | Path) -> Image.Image:
         raise DataError(f"{path}: expected an image file, found a folder") from None
     except Image.UnidentifiedImageError:
         raise DataError(f"{path}: expected an image, found {size} bytes that are no known image format") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except OSError as error:
+        if error.filename is not None and error.strerror:  # too long a name, a network disk that went away, ...
+            raise DataError(f"{path}: cannot read this file ({error.strerror})") from None
+        raise DataError(f"{path}: truncated or corrupt image ({error}; {size} bytes)") from None
+    except Exception as error:  # decoders raise anything: SyntaxError, struct.error, DecompressionBombError, ...
         raise DataError(f"{path}: truncated or corrupt image ({error}; {size} bytes)") from None
     return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says it was held, which is how mmcv (OpenCV) reads a file.
+
+    Only a file's own EXIF record counts, as there: not the copies in XMP or text. Pillow turns TIFFs by itself.
+    """
+    data = image.info.get("exif")
+    if not data or image.format == "TIFF":
+        return image
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        turn = _TURNS.get(exif.get(_ORIENTATION, 1))
+    except Exception:  # a damaged record says nothing; the pixels are whole
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _head(path: str | Path) -> bytes:
@@ -55,17 +92,27 @@ def _head(path: str | Path) -> bytes:
 
 
 def bit_depth(path: str | Path) -> int:
-    """Bits per sample of a PNG; 8 for every other format. (Pillow reduces 16-bit RGB to 8 bits without saying so.)"""
+    """Bits per sample of a PNG or TIFF; 8 for every other format. (Pillow reduces 16-bit RGB to 8 bits without saying
+    so.)"""
     head = _head(path)
-    return head[24] if head[:8] == _PNG_MAGIC and len(head) > 24 else 8
+    if head[:8] == _PNG_MAGIC and len(head) > 24:
+        return head[24]
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        tags: Any = open_image(path)
+        return max(tags.tag_v2.get(_BITS_PER_SAMPLE, (8,)))
+    return 8
 
 
 def read_image(path: str | Path, convert: bool = False) -> np.ndarray:
-    """Image as uint8 [H, W, 3], BGR.
+    """Image as uint8 [H, W, 3], BGR, upright (see :func:`upright`).
 
     Args:
-        convert: accept grey, palette, alpha, CMYK and 16-bit images and turn them into 8-bit colour; without it they
-            are errors, because a data set that mixes them usually has a mistake in it.
+        convert: accept grey, palette, alpha, CMYK and 16-bit images and turn them into 8-bit colour (alpha is dropped,
+            of 16 bits the high 8 are kept, both as OpenCV does); without it they are errors, because a data set that
+            mixes them usually has a mistake in it.
+
+    Raises:
+        DataError: missing, empty, truncated or corrupt, or of another kind than asked for; the message names the file.
     """
     pixels, bgr = read_pixels(path, convert)
     return pixels if bgr else np.ascontiguousarray(pixels[:, :, ::-1])
@@ -75,7 +122,7 @@ def read_pixels(path: str | Path, convert: bool = False) -> tuple[np.ndarray, bo
     """As `read_image`, in the order of channels that costs nothing; and whether that is BGR (else RGB)."""
     if _head(path)[:8] == _PNG_MAGIC:
         try:
-            pixels = _core.png_read_bgr(str(path))
+            pixels = _core.png_read_bgr(str(path))  # None: another kind of PNG, or one with an EXIF record
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from None
         if pixels is not None:
@@ -92,10 +139,29 @@ def read_pixels(path: str | Path, convert: bool = False) -> tuple[np.ndarray, bo
             raise DataError(
                 f"{path}: expected 8 bits per channel, found {depth}; set convert=True on LoadImage to accept it"
             )
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # Pillow would clip these at 255 instead of scaling them
-        grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2), True
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), False
+    image = upright(image)
+    if image.mode == "RGB":
+        return np.asarray(image), False
+    if image.mode == "F":
+        raise DataError(f"{path}: expected an image of 8 or 16 bits, found floating-point values; convert it outside")
+    if image.mode in _INTEGERS:  # Pillow would clip these at 255 instead of scaling them
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(
+                f"{path}: expected an image of 8 or 16 bits, found values {values.min()}..{values.max()}; convert it "
+                "outside"
+            )
+        return np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2), True
+    return np.asarray(image.convert("RGB")), False
+
+
+def lossy(path: str | Path, image: Image.Image) -> str | None:
+    """The name of a format that alters values when it stores them, or None."""
+    if image.format in _LOSSY:
+        return image.format
+    if image.format == "WEBP" and b"VP8L" not in Path(path).read_bytes():
+        return "lossy WebP"
+    return None
 
 
 def read_label(path: str | Path) -> np.ndarray:
@@ -106,14 +172,12 @@ def read_label(path: str | Path) -> np.ndarray:
             return _core.label_read(str(path))
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from None
-    image = open_image(path)
-    if image.format == "JPEG":
-        raise DataError(f"{path}: expected a lossless label file (PNG), found a JPEG, which alters label ids")
+    image = _open_label(path)
     if image.mode in ("L", "P"):
         return np.array(image)
     if image.mode == "1":
         return np.array(image).astype(np.uint8)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+    if image.mode in _INTEGERS:
         label = np.asarray(image)
         if label.min() < 0 or label.max() > 65535:
             raise DataError(f"{path}: label ids must lie in 0..65535, found {label.min()}..{label.max()}")
@@ -124,9 +188,19 @@ def read_label(path: str | Path) -> np.ndarray:
     )
 
 
+def _open_label(path: str | Path) -> Image.Image:
+    image = open_image(path)
+    name = lossy(path, image)
+    if name is not None:
+        raise DataError(
+            f"{path}: expected a lossless label file (PNG), found {name}, whose compression alters ids and colours"
+        )
+    return image
+
+
 def read_color_label(path: str | Path) -> np.ndarray:
     """Colour-coded label as packed integers 0xRRGGBB, int32 [H, W]."""
-    image = open_image(path)
+    image = _open_label(path)
     if image.mode not in ("RGB", "P", "RGBA"):
         raise DataError(f"{path}: expected a label stored as RGB colours, found mode {image.mode}")
     rgb = np.asarray(image.convert("RGB")).astype(np.int32)

@@ -96,9 +96,10 @@ fn gather(file: &mut [u8], kind: Kind) -> Option<(usize, usize, usize)> {
                 let (height, width) = size?;
                 return Some((height, width, packed));
             }
-            // Transparency and animations are for others to judge; other chunks that need not be known are passed over.
+            // Transparency, animations and orientation are for others to judge; other chunks that need not be known are passed over.
             b"tRNS" if kind == Kind::Ids => {}
-            b"tRNS" | b"acTL" => return None,
+            b"eXIf" if kind == Kind::Ids => {}
+            b"tRNS" | b"acTL" | b"eXIf" => return None,
             [first, ..] if first & 0x20 != 0 => {}
             _ => return None,
         }

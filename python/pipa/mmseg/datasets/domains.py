@@ -21,6 +21,7 @@ from mmseg.datasets import BaseSegDataset, CityscapesDataset
 from mmseg.registry import DATASETS
 
 from pipa.files.images import DataError
+from pipa.files.listing import find_files
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
 from pipa.mmseg.datasets.prefetch import SampledAhead
 from pipa.mmseg.datasets.samplers import REPLACEMENT, Draw, seeded
@@ -53,19 +54,6 @@ def read_list(path: str | Path) -> list[str]:
         raise DataError(f"{path}: expected a text file with one stem per line, found bytes that are no UTF-8") from None
     stems = [line.strip() for line in lines]
     return [stem for stem in stems if stem and not stem.startswith("#")]
-
-
-def walk(folder: Path, suffix: str) -> Iterator[str]:
-    """Files below `folder` that end in `suffix`, as sorted relative posix paths. Unreadable folders are errors."""
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot read this folder ({error.strerror})")
-
-    found = []
-    for base, _folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        inner = Path(base).relative_to(folder)
-        found += [(inner / name).as_posix() for name in files if name.endswith(suffix)]
-    yield from sorted(found)
 
 
 class DomainDataset(SampledAhead, BaseSegDataset):
@@ -111,7 +99,7 @@ class DomainDataset(SampledAhead, BaseSegDataset):
                 yield image, inside(label_root, stem + self.seg_map_suffix, self.ann_file)
         else:
             self.need_folder(image_root)
-            for name in walk(image_root, self.img_suffix):
+            for name in find_files(image_root, self.img_suffix):
                 yield image_root / name, label_root / (name[: -len(self.img_suffix)] + self.seg_map_suffix)
 
     def label_info(self) -> dict:
@@ -287,7 +275,7 @@ class _AnonDataset(DomainDataset):
         if not present:
             raise DataError(f"{image_root}: expected at least one of the folders {self.folders}, found none")
         for folder in present:
-            for name in walk(image_root / folder, self.img_suffix):
+            for name in find_files(image_root / folder, self.img_suffix):
                 stem = name[: -len(self.img_suffix)]
                 yield image_root / folder / name, label_root / folder / (stem + self.seg_map_suffix)
 

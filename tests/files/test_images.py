@@ -1,0 +1,99 @@
+"""One reader of images: as mmcv reads them, whatever the file; and the files of a folder that are meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipa.files.convert import folder_stats
+from pipa.files.images import DataError, read_color_label, read_image, read_label
+from pipa.files.listing import IMAGE_SUFFIXES, find_files
+
+ORIENTATION = 0x0112
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    y, x = np.mgrid[0:32, 0:48]
+    return Image.fromarray(np.stack([5 * x, 7 * y, 3 * (x + y)], -1).clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_stands_as_mmcv_reads_it(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = tmp_path / f"a.{suffix}"
+    picture().save(path, **({"tiffinfo": {ORIENTATION: orientation}} if suffix == "tif" else {"exif": exif}))
+    ours, theirs = read_image(path), mmcv.imfrombytes(path.read_bytes(), flag="color")
+    assert ours.shape == theirs.shape
+    exact = suffix in ("png", "tif")
+    assert np.abs(ours.astype(int) - theirs).max() <= (0 if exact else 12)
+
+
+def test_a_damaged_exif_record_does_not_take_the_photo_away(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png", exif=b"Exif\0\0nonsense")
+    assert read_image(tmp_path / "a.png").shape == (32, 48, 3)
+
+
+def deep(path: Path, channels: int) -> Path:
+    values = np.arange(32 * 48 * channels, dtype=np.uint16).reshape(32, 48, channels) * 13
+    mmcv.imwrite(values if channels > 1 else values[..., 0], str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["L", "P", "RGBA", "LA", "1", "grey 16", "colour 16", "alpha 16"])
+def test_other_kinds_are_refused_or_become_colour_as_mmcv_makes_them(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.png"
+    if kind.endswith("16"):
+        deep(path, {"grey 16": 1, "colour 16": 3, "alpha 16": 4}[kind])
+    else:
+        picture(kind).save(path)
+    with pytest.raises(DataError, match=r"a\.png: expected .*convert=True"):
+        read_image(path)
+    assert np.array_equal(read_image(path, convert=True), mmcv.imfrombytes(path.read_bytes(), flag="color"))
+
+
+def test_values_that_do_not_fit_eight_or_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    for name, values in (("f.tif", np.full((4, 4), 0.5, np.float32)), ("i.tif", np.full((4, 4), 70000, np.int32))):
+        Image.fromarray(values).save(tmp_path / name)
+        with pytest.raises(DataError, match=name):
+            read_image(tmp_path / name, convert=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"II*\0"])
+def test_broken_files_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.png").write_bytes(content)
+    for read in (read_image, read_label, read_color_label):
+        with pytest.raises(DataError, match=r"bad\.png"):
+            read(tmp_path / "bad.png")
+
+
+def test_labels_in_formats_that_alter_values_are_refused(tmp_path: Path) -> None:
+    for name, options in (("a.jpg", {}), ("a.webp", {}), ("a.jp2", {})):
+        picture().save(tmp_path / name, **options)
+        for read in (read_color_label, read_label):
+            with pytest.raises(DataError, match=f"{name}: expected a lossless label"):
+                read(tmp_path / name)
+    picture().save(tmp_path / "b.webp", lossless=True)
+    assert read_color_label(tmp_path / "b.webp").shape == (32, 48)
+
+
+def test_traces_of_other_systems_are_no_images(tmp_path: Path) -> None:
+    root = tmp_path / ".hidden" / "set"  # the data set itself may be hidden
+    good = ["a.png", "town/b.png"]
+    bad = ["._a.png", ".c.png", ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/town/._b.png", "@eaDir/a.png/x.png"]
+    for name in good + bad:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture("L").save(root / name, "png")
+    (root / "town" / "back").symlink_to(root)  # a circle
+    (root / "Thumbs.db").write_bytes(b"x")
+    assert list(find_files(root, ".png")) == good
+    assert list(find_files(root, [".PNG"], ignore_case=True)) == good
+    assert list(find_files(root, IMAGE_SUFFIXES, recursive=False)) == ["a.png"]
+    assert len(folder_stats(root, progress=False)) == 2
+    with pytest.raises(DataError, match=r"nothing.*cannot read this folder"):
+        list(find_files(root / "nothing", ".png"))
