@@ -57,7 +57,9 @@ def to_rgb(hsv: Tensor) -> Tensor:
 
 
 def twin_jitter(image: Tensor, draw: Any) -> Tensor:
-    brightness, contrast, saturation, hue, order = draw
+    brightness, contrast, saturation, hue, order = (
+        draw[name] for name in ("brightness", "contrast", "saturation", "hue", "order")
+    )
     for step in order:
         if step == 0:
             image = (image + brightness - 1).clamp(0, 1)
@@ -82,10 +84,10 @@ def twin_mask(label: Tensor, classes: list[list[int]]) -> Tensor:
 def twin_mix_and_augment(label: Tensor, classes: list[list[int]], source: Tensor, target: Tensor, draws: Any) -> Tensor:
     mask = twin_mask(label, classes)
     results = []
-    for i, (jitter, sigma) in enumerate(draws):
+    for i, draw in enumerate(draws):
         mixed = mask[i : i + 1] * source[i : i + 1] + (1 - mask[i : i + 1]) * target[i : i + 1]
-        mixed = twin_jitter(mixed.mul(STD).add(MEAN).div(255.0), jitter).mul(255.0).sub(MEAN).div(STD)
-        mixed = twin_blur(mixed.mul(STD).add(MEAN).div(255.0), sigma).mul(255.0).sub(MEAN).div(STD)
+        mixed = twin_jitter(mixed.mul(STD).add(MEAN).div(255.0), draw["jitter"]).mul(255.0).sub(MEAN).div(STD)
+        mixed = twin_blur(mixed.mul(STD).add(MEAN).div(255.0), draw["sigma"]).mul(255.0).sub(MEAN).div(STD)
         results.append(mixed)
     return torch.cat(results)
 

@@ -7,11 +7,12 @@
 //! - `pseudo_label`, `mix`, `augment`, `masking`, `teacher`: the target side of an iteration
 //! - `host`: kernels on host memory, counting, label files, `loader/`
 //! - `toy`: the embedded domain pair
-//! - `rng`, `shape`, `error`: random numbers, argument checks, the one error type
+//! - `choice`, `rng`, `shape`, `error`: words that users choose by, random numbers, argument checks, the one error type
 //! - `python`: the only place that uses pyo3
 
 pub mod anchors;
 pub mod augment;
+pub mod choice;
 pub mod error;
 pub mod group;
 pub mod host;

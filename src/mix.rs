@@ -1,5 +1,6 @@
 //! ClassMix: half of the classes of a source image are pasted, pixel for pixel, onto a target image.
 
+use crate::choices;
 use crate::error::{Error, Result};
 use crate::group::{Group, SingleProcess};
 use crate::host::slice::{check_ids, labels, output, output_bits, view, view_bits, Element, Id};
@@ -10,14 +11,15 @@ use crate::with_labels;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-/// Which classes an image's draw chooses from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClassScope {
-    /// The classes present in that image; the ignored id is not a class.
-    PerImage,
-    /// The released code: the ids present anywhere in the batch, the ignored id among them. An image may then get
-    /// classes that it does not have, and paste fewer pixels, or only ignored ones.
-    Batch,
+choices! {
+    /// Which classes an image's draw chooses from.
+    pub enum ClassScope {
+        /// The classes that the image shows; the ignored id is not a class.
+        PerImage = "per_image",
+        /// The released code: the ids of the whole batch, the ignored id among them. An image may then get classes that it
+        /// does not show. Needed only to repeat its numbers.
+        Batch = "batch",
+    }
 }
 
 /// Scores that decide the draw: of the present classes the ones with the largest scores are chosen. One row per image,

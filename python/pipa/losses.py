@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipa import _core
 from pipa import functional as F
 from pipa.functional import Box
+from pipa.settings import Sampling
 
 
 class PixelContrastLoss(nn.Module):
@@ -32,7 +33,7 @@ class PixelContrastLoss(nn.Module):
     def __init__(
         self,
         temperature: float = 0.1,
-        sampling: str = "balanced",
+        sampling: Sampling = "balanced",
         max_anchors: int = 1024,
         max_per_class: int = 100,
         ignore_index: int = 255,

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from pipa import _core
 from pipa.group import Group
 from pipa.networks import Networks, PlainNetworks
 from pipa.networks.trial import feature_channels as trial_channels
 from pipa.networks.trial import projection_heads
-
-
-def default_settings() -> dict[str, Any]:
-    """All settings of the iteration with their defaults (see docs/settings.md)."""
-    return json.loads(_core.Step("{}").settings_json)
-
-
-def native_step(settings: dict[str, Any], seed: int) -> _core.Step:
-    """Check ``settings`` and make the native step. A misspelt key is an error that names the nearest known one."""
-    known = default_settings()
-    for key in settings:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown setting {key!r}{hint} (known: {', '.join(sorted(known))})")
-    return _core.Step(json.dumps(settings), seed)
+from pipa.settings import StepSettings, native_step
+from pipa.settings import default_settings as default_settings
 
 
 class PipaStep(nn.Module):
@@ -69,7 +53,8 @@ class PipaStep(nn.Module):
             the gradients over the processes before the optimiser's step. All processes need the same weights, seed and
             settings; buffers (running statistics) are yours to keep equal. None: this process trains for itself.
         seed: seed of every random draw of the iteration.
-        **settings: see :func:`default_settings`; an unknown key is a ``ValueError``.
+        **settings: see :class:`pipa.settings.StepSettings`; an unknown name or a value that does not fit is a
+            ``ValueError`` that names it.
     """
 
     def __init__(
@@ -89,7 +74,7 @@ class PipaStep(nn.Module):
         heads: nn.ModuleDict | None = None,
         group: Group | None = None,
         seed: int = 0,
-        **settings: Any,
+        **settings: Unpack[StepSettings],
     ) -> None:
         super().__init__()
         self._native = native_step({"num_classes": num_classes, **settings}, seed)

@@ -6,6 +6,7 @@ use super::bank::MemoryBank;
 use super::contrast::{contrast_masked, Masks, Positive};
 use super::surrogate::compute_kind;
 use crate::anchors::{AnchorSampler, Anchors};
+use crate::choices;
 use crate::error::{Error, Result};
 use crate::group::{Group, SingleProcess};
 use crate::rng::Rng;
@@ -14,13 +15,14 @@ use tch::{Device, Kind, Tensor};
 
 pub use super::pixel_official::pixel_contrast_official;
 
-/// Which pixels are anchors and keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sampling {
-    /// A class-balanced, seeded sample (`anchors.rs`) is both.
-    Balanced,
-    /// Every pixel that is not ignored, exactly (streamed).
-    All,
+choices! {
+    /// Which pixels are anchors and keys.
+    pub enum Sampling {
+        /// A class-balanced draw, half of it where the network errs.
+        Balanced = "balanced",
+        /// Every labelled pixel, exactly; the streaming kernel needs no pair matrix, but time grows with the square.
+        All = "all",
+    }
 }
 
 /// Settings of the loss. Defaults are the paper's, except `min_pixels` (see `AnchorSampler`).

@@ -3,19 +3,21 @@
 mod kernel;
 
 use super::surrogate::{attach, wants_grad};
+use crate::choices;
 use crate::error::{Error, Result};
 use crate::host::slice::check_ids;
 use crate::host::{fused, fused_without_grad};
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
 use tch::{no_grad, Kind, Reduction, Tensor};
 
-/// What the sum over pixels is divided by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Average {
-    /// All pixels, ignored ones too: the released code. An image with few labels then has a small loss.
-    All,
-    /// Pixels that are not ignored.
-    Valid,
+choices! {
+    /// What the sum over pixels is divided by.
+    pub enum Average {
+        /// All pixels, ignored ones too, as in the released code: the published learning rates were tuned with it.
+        All = "all",
+        /// Labelled pixels only, so that the loss does not depend on the share of ignored ones.
+        Valid = "valid",
+    }
 }
 
 /// Logits [B,C,h,w] and label [B,H,W] (or [B,1,H,W]) agree; h, w are at most H, W. Returns the label as [B,H,W].

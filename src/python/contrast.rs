@@ -2,6 +2,7 @@
 
 use super::bindings::{enter, T};
 use crate::anchors::AnchorSampler;
+use crate::choice::Choice;
 use crate::error::{Error, Result};
 use crate::loss::bank::MemoryBank;
 use crate::loss::contrast::{contrast_masked, Masks, Positive};
@@ -40,13 +41,7 @@ struct PixelSettings {
 
 impl PixelSettings {
     fn build(self) -> Result<PixelContrast> {
-        let sampling = match self.sampling.as_str() {
-            "balanced" => Sampling::Balanced,
-            "all" => Sampling::All,
-            other => {
-                return Err(Error::value(format!("sampling: expected \"balanced\" or \"all\", got {other:?}")));
-            }
-        };
+        let sampling = Sampling::parse(&self.sampling, "sampling")?;
         Ok(PixelContrast {
             temperature: self.temperature,
             sampling,

@@ -3,7 +3,7 @@
 
 use super::bindings::{enter, T};
 use crate::augment::{self, AugmentDraw, JitterDraw, StrongAugment};
-use crate::error::{Error, Result};
+use crate::choice::Choice;
 use crate::host::{self, confusion, depthwise as convolution};
 use crate::loss::feature_distance::{self, FeatureDistance};
 use crate::loss::segmentation::{self, Average};
@@ -20,22 +20,6 @@ type Jitter = (f64, f64, f64, f64, [usize; 4]);
 
 fn jitter_draw((brightness, contrast, saturation, hue, order): Jitter) -> JitterDraw {
     JitterDraw { brightness, contrast, saturation, hue, order }
-}
-
-fn average_of(name: &str) -> Result<Average> {
-    match name {
-        "all" => Ok(Average::All),
-        "valid" => Ok(Average::Valid),
-        other => Err(Error::value(format!("average: expected \"all\" or \"valid\", got \"{other}\""))),
-    }
-}
-
-fn scope_of(name: &str) -> Result<ClassScope> {
-    match name {
-        "image" => Ok(ClassScope::PerImage),
-        "batch" => Ok(ClassScope::Batch),
-        other => Err(Error::value(format!("scope: expected \"image\" or \"batch\", got \"{other}\""))),
-    }
 }
 
 fn tensors(wrapped: Vec<T>) -> Vec<Tensor> {
@@ -67,7 +51,9 @@ fn draw_classes(
     scope: &str,
     seed: u64,
 ) -> PyResult<Vec<Vec<i64>>> {
-    enter(py, move || mix::draw_classes(&label.0, num_classes, ignore_index, scope_of(scope)?, &mut Rng::new(seed)))
+    enter(py, move || {
+        mix::draw_classes(&label.0, num_classes, ignore_index, ClassScope::parse(scope, "scope")?, &mut Rng::new(seed))
+    })
 }
 
 #[pyfunction]
@@ -80,7 +66,14 @@ fn draw_class_mask(
     seed: u64,
 ) -> PyResult<T> {
     enter(py, move || {
-        mix::draw_class_mask(&label.0, num_classes, ignore_index, scope_of(scope)?, &mut Rng::new(seed)).map(T)
+        mix::draw_class_mask(
+            &label.0,
+            num_classes,
+            ignore_index,
+            ClassScope::parse(scope, "scope")?,
+            &mut Rng::new(seed),
+        )
+        .map(T)
     })
 }
 
@@ -176,13 +169,16 @@ fn cross_entropy(
 ) -> PyResult<T> {
     enter(py, move || {
         let weight = weight.as_ref().map(|w| &w.0);
-        segmentation::cross_entropy(&logits.0, &label.0, weight, ignore_index, average_of(average)?).map(T)
+        segmentation::cross_entropy(&logits.0, &label.0, weight, ignore_index, Average::parse(average, "average")?)
+            .map(T)
     })
 }
 
 #[pyfunction]
 fn accuracy(py: Python<'_>, logits: T, label: T, ignore_index: i64, average: &str) -> PyResult<T> {
-    enter(py, move || segmentation::accuracy(&logits.0, &label.0, ignore_index, average_of(average)?).map(T))
+    enter(py, move || {
+        segmentation::accuracy(&logits.0, &label.0, ignore_index, Average::parse(average, "average")?).map(T)
+    })
 }
 
 #[pyfunction]

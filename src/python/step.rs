@@ -7,7 +7,7 @@ use crate::group::{Group, Place, SingleProcess};
 use crate::loss::bank::MemoryBank;
 use crate::patches::{BoxYX, PatchPair};
 use crate::rng::Rng;
-use crate::step::{Batch, Call, Draws, Head, MixDraw, Networks, Output, Report, Settings, Step};
+use crate::step::{Batch, Call, Draws, Head, MixDraw, Networks, Output, Report, Settings, Step, Value};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -172,9 +172,14 @@ impl PyStep {
 #[pymethods]
 impl PyStep {
     #[new]
-    #[pyo3(signature = (settings_json, seed=0))]
-    fn new(settings_json: &str, seed: u64) -> PyResult<Self> {
-        Ok(Self(Mutex::new(Step::new(Settings::from_json(settings_json)?, seed))))
+    #[pyo3(signature = (settings, seed=0))]
+    fn new(settings: &Bound<'_, PyDict>, seed: u64) -> PyResult<Self> {
+        let given = settings
+            .iter()
+            .map(|(name, value)| Ok((name.extract::<String>()?, read_value(&value)?)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let settings = Settings::new(given.iter().map(|(name, value)| (name.as_str(), value.clone())))?;
+        Ok(Self(Mutex::new(Step::new(settings, seed))))
     }
 
     /// All settings with their values, as JSON.
@@ -333,6 +338,39 @@ fn read_augment(list: &Bound<'_, PyAny>) -> PyResult<Vec<AugmentDraw>> {
     list.try_iter()?.map(|item| read_one(item?)).collect()
 }
 
+/// A setting's value as it was given. Tuples and arrays count as lists, NumPy's and torch's scalars as numbers.
+fn read_value(value: &Bound<'_, PyAny>) -> PyResult<Value> {
+    if value.is_none() {
+        return Ok(Value::None);
+    }
+    if let Ok(flag) = value.extract::<bool>() {
+        return Ok(Value::Bool(flag));
+    }
+    if let Ok(text) = value.extract::<String>() {
+        return Ok(Value::Text(text));
+    }
+    if value.is_instance_of::<PyDict>() {
+        return Ok(Value::Other(value.repr()?.to_string()));
+    }
+    if let Ok(items) = value.try_iter() {
+        return Ok(Value::List(items.map(|item| read_value(&item?)).collect::<PyResult<_>>()?));
+    }
+    if let Ok(number) = value.extract::<i64>() {
+        return Ok(Value::Int(number));
+    }
+    match value.extract::<f64>() {
+        Ok(number) => Ok(Value::Float(number)),
+        Err(_) => Ok(Value::Other(value.repr()?.to_string())),
+    }
+}
+
+/// Every setting of the iteration as a JSON list of {name, section, type, choices, default, range, unit, doc}.
+#[pyfunction]
+fn settings_schema() -> PyResult<String> {
+    serde_json::to_string(&Settings::schema()?).map_err(|e| PyValueError::new_err(e.to_string()))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(settings_schema, m)?)?;
     m.add_class::<PyStep>()
 }

@@ -13,13 +13,13 @@ mod tests;
 pub use batch::Batch;
 pub use draws::{Draws, MixDraw};
 pub use networks::{Head, Networks, Output};
-pub use settings::{LossAverage, MixClasses, PatchSource, PixelSampling, Settings};
+pub use settings::{Entry, PatchSource, Settings, Value};
 
 use crate::error::{Error, Result};
 use crate::group::{count_labelled, part_of_mean, Group, Place, SingleProcess};
 use crate::loss::bank::MemoryBank;
 use crate::loss::feature_distance::FeatureDistance;
-use crate::loss::pixel::{PixelContrast, Sampling};
+use crate::loss::pixel::PixelContrast;
 use crate::loss::segmentation::{cross_entropy, cross_entropy_and_accuracy, Average};
 use crate::loss::surrogate::compute_kind;
 use crate::patches::{BoxYX, PatchPair};
@@ -164,13 +164,6 @@ impl Step {
         self.settings.patch_weight > 0.0 && self.iteration >= self.settings.patch_warmup
     }
 
-    fn average(&self) -> Average {
-        match self.settings.loss_average {
-            LossAverage::All => Average::All,
-            LossAverage::Valid => Average::Valid,
-        }
-    }
-
     /// Steps 2-4: source cross entropy, pixel contrast and ImageNet feature distance, in one backward pass.
     fn source_pass(
         &mut self,
@@ -236,10 +229,7 @@ impl Step {
         let embedding = networks.pixel_embedding(features)?;
         let term = PixelContrast {
             temperature: self.settings.pixel_temperature,
-            sampling: match self.settings.pixel_sampling {
-                PixelSampling::Balanced => Sampling::Balanced,
-                PixelSampling::All => Sampling::All,
-            },
+            sampling: self.settings.pixel_sampling,
             max_anchors: self.settings.pixel_max_anchors,
             max_per_class: self.settings.pixel_max_per_class,
             min_pixels: self.settings.pixel_min_pixels,
@@ -275,7 +265,7 @@ impl Step {
             }
             let label = crop_label(label_bhw, head.region)?;
             let weight = weight_bhw.map(|w| crop_label(w, head.region)).transpose()?;
-            let (ignore, average) = (self.settings.ignore_index, self.average());
+            let (ignore, average) = (self.settings.ignore_index, self.settings.loss_average);
             let (loss, share) = match &result {
                 None => cross_entropy_and_accuracy(&head.logits, &label, weight.as_ref(), ignore, average)?,
                 Some((_, share)) => {
@@ -284,10 +274,8 @@ impl Step {
                 }
             };
             let loss = match self.settings.loss_average {
-                LossAverage::All => loss, // processes have equally many pixels
-                LossAverage::Valid => {
-                    part_of_mean(group, &loss, || count_labelled(&label, self.settings.ignore_index))?
-                }
+                Average::All => loss, // processes have equally many pixels
+                Average::Valid => part_of_mean(group, &loss, || count_labelled(&label, self.settings.ignore_index))?,
             };
             let loss = loss.f_mul_scalar(head.weight)?;
             result = Some(match result {

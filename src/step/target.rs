@@ -4,13 +4,13 @@ use super::batch::Batch;
 use super::draws::{self, Draws, MixDraw};
 use super::log::Log;
 use super::networks::Networks;
-use super::settings::{MixClasses, PatchSource};
+use super::settings::PatchSource;
 use super::{Mixed, Step};
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::loss::patch::patch_contrast;
 use crate::masking;
-use crate::mix::{class_mask, class_mix, draw_class_mask_in, ClassScope};
+use crate::mix::{class_mask, class_mix, draw_class_mask_in};
 use crate::patches::PatchPair;
 use crate::pseudo_label::PseudoLabel;
 use crate::rng::Rng;
@@ -70,10 +70,7 @@ impl Step {
         let mask = match &draws.mix {
             MixDraw::Classes(classes) => class_mask(&label_b1hw, classes)?,
             MixDraw::Seed(seed) => {
-                let scope = match s.mix_classes {
-                    MixClasses::PerImage => ClassScope::PerImage,
-                    MixClasses::Batch => ClassScope::Batch,
-                };
+                let scope = s.mix_classes;
                 draw_class_mask_in(group, &label_b1hw, s.num_classes, s.ignore_index, scope, &mut Rng::new(*seed))?
             }
         };

@@ -47,7 +47,7 @@ def test_the_released_draw_counts_over_the_batch(case, name, path):
         drawn = F.draw_classes(data["label"], 19, scope="batch", seed=seed)
         assert all(len(set(d)) == len(d) == expected and set(d) <= ids for d in drawn)
         seen |= {c for d in drawn for c in d}
-        own = F.draw_classes(data["label"], 19, scope="image", seed=seed)
+        own = F.draw_classes(data["label"], 19, scope="per_image", seed=seed)
         for d, label in zip(own, data["label"], strict=True):
             present = set(label.unique().tolist()) - {255}
             assert set(d) <= present
@@ -77,14 +77,14 @@ def normalise(x, back=False):
 
 def draws_of(params, batch):
     keys = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
-    return [(*(params[k][i] for k in keys), params["order"]) for i in range(batch)]
+    return [{k.removesuffix("_factor"): params[k][i] for k in keys} | {"order": params["order"]} for i in range(batch)]
 
 
 @pytest.mark.parametrize("number", [10, 11, 12, 14, 16])
 def test_jitter(case, golden, number, path):
     data = case(f"class_mix/jitter_{number}")
     draws = draws_of(readme(golden, f"jitter_{number}")["params"], data["x"].shape[0])
-    ours = F.strong_augment(data["x"], [(d, None) for d in draws])
+    ours = F.strong_augment(data["x"], [{"jitter": draw, "sigma": None} for draw in draws])
     torch.testing.assert_close(ours, data["y"], rtol=1e-4, atol=2e-5)
     small = F.color_jitter(data["chain"][0], draws)
     torch.testing.assert_close(small, data["chain"][-1], rtol=1e-5, atol=2e-6)
@@ -97,7 +97,9 @@ def test_single_steps(case, i, path):
     x = data["x"]
 
     def step(brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0):
-        return F.color_jitter(x, [(brightness, contrast, saturation, hue, (0, 1, 2, 3))])
+        return F.color_jitter(
+            x, [F.Jitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, order=(0, 1, 2, 3))]
+        )
 
     tolerance = dict(rtol=1e-5, atol=3e-6)
     torch.testing.assert_close(step(brightness=1 + float(data[f"bright{i}_factor"])), data[f"bright{i}"], **tolerance)
@@ -115,10 +117,10 @@ def test_strong_transform(case, golden, number, path):
     jitters = [v for name, v in calls if name == "kornia.ColorJitter"]
     sigmas = [v["out"] for name, v in calls if name == "np.random.uniform"]
     draws = [
-        (
-            draws_of(jitters[i], 1)[0] if entry["applied"]["jitter"] else None,
-            sigmas[i] if entry["applied"]["blur"] else None,
-        )
+        {
+            "jitter": draws_of(jitters[i], 1)[0] if entry["applied"]["jitter"] else None,
+            "sigma": sigmas[i] if entry["applied"]["blur"] else None,
+        }
         for i in range(2)
     ]
     mask = data["masks"][:, 0]

@@ -66,9 +66,11 @@ def test_mix_sends_gradients_to_the_parts_taken(path):
 
 
 def test_augmentation():
+    jitter = F.Jitter(brightness=1.02, contrast=0.97, saturation=0.9, hue=0.07, order=(3, 0, 2, 1))
     image = (0.1 + 0.8 * torch.rand(1, 3, 7, 6, dtype=torch.float64)).requires_grad_()
     assert gradcheck(lambda x: F.gaussian_blur(x, 0.9, (5, 3)), image)
-    assert gradcheck(lambda x: F.color_jitter(x, [(1.02, 0.97, 0.9, 0.07, (3, 0, 2, 1))]), image)
+    assert gradcheck(lambda x: F.color_jitter(x, [jitter]), image)
     normalised = torch.randn(1, 3, 7, 6, requires_grad=True)
-    F.strong_augment(normalised, [((1.0, 1.0, 1.1, 0.1, (0, 1, 2, 3)), 0.8)]).square().sum().backward()
+    jitter = F.Jitter(brightness=1.0, contrast=1.0, saturation=1.1, hue=0.1, order=(0, 1, 2, 3))
+    F.strong_augment(normalised, [F.Augment(jitter=jitter, sigma=0.8)]).square().sum().backward()
     assert normalised.grad.abs().max() > 0

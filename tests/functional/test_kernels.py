@@ -15,7 +15,7 @@ import pipa
 from pipa import _core
 from pipa import functional as F
 
-JITTER = (1.1, 0.9, 1.15, -0.12, (2, 0, 3, 1))
+JITTER = F.Jitter(brightness=1.1, contrast=0.9, saturation=1.15, hue=-0.12, order=(2, 0, 3, 1))
 
 
 def both(function):
@@ -57,7 +57,7 @@ def test_paths_and_layouts_agree(layout):
         mix=F.class_mix(F.class_mask(label, classes), image, other),
         blur=F.gaussian_blur(image, 1.1, (9, 5)),
         jitter=F.color_jitter(image, [JITTER, JITTER]),
-        strong=F.strong_augment(image, [(JITTER, 0.7), (None, None)]),
+        strong=F.strong_augment(image, [F.Augment(jitter=JITTER, sigma=0.7), F.Augment(jitter=None, sigma=None)]),
         down=F.downscale_label(label, 4, 0.5, 19),
         loss=F.cross_entropy(logits[..., :20, :30], label[:, 0], image[:, 0]),
         accuracy=F.accuracy(logits, label),
@@ -70,7 +70,9 @@ def test_paths_and_layouts_agree(layout):
             mix=F.class_mix(order(F.class_mask(label, classes)), order(image), order(other)),
             blur=F.gaussian_blur(order(image), 1.1, (9, 5)),
             jitter=F.color_jitter(order(image), [JITTER, JITTER]),
-            strong=F.strong_augment(order(image), [(JITTER, 0.7), (None, None)]),
+            strong=F.strong_augment(
+                order(image), [F.Augment(jitter=JITTER, sigma=0.7), F.Augment(jitter=None, sigma=None)]
+            ),
             down=F.downscale_label(order(label), 4, 0.5, 19),
             loss=F.cross_entropy(order(logits)[..., :20, :30], order(label)[:, 0], order(image)[:, 0]),
             accuracy=F.accuracy(order(logits), order(label)),
@@ -91,7 +93,7 @@ def test_other_dtypes_follow_float32(dtype, path):
     for function, x in [
         (lambda x: F.gaussian_blur(x, 0.8, (5, 5)), image),
         (lambda x: F.color_jitter(x, [JITTER, JITTER]), image),
-        (lambda x: F.strong_augment(x, [(JITTER, 0.8)] * 2), image),
+        (lambda x: F.strong_augment(x, [F.Augment(jitter=JITTER, sigma=0.8)] * 2), image),
         (lambda x: F.class_mix(F.class_mask(label, [[1], [2]]), x, 1 - x), image),
     ]:
         result = function(x)
@@ -190,18 +192,32 @@ def test_augmentation_is_seeded_and_within_its_ranges():
     jittered = blurred = 0
     for seed in range(500):
         draws = F.draw_augment(2, seed=seed)
-        assert (draws[0][0] is None) == (draws[1][0] is None)
-        for jitter, sigma in draws:
+        assert (draws[0]["jitter"] is None) == (draws[1]["jitter"] is None)
+        for draw in draws:
+            jitter, sigma = draw["jitter"], draw["sigma"]
             if jitter is not None:
                 jittered += 1
-                assert all(0.8 <= f <= 1.2 for f in jitter[:3])
-                assert -0.2 <= jitter[3] <= 0.2
-                assert sorted(jitter[4]) == [0, 1, 2, 3]
+                assert all(0.8 <= jitter[name] <= 1.2 for name in ("brightness", "contrast", "saturation"))
+                assert -0.2 <= jitter["hue"] <= 0.2
+                assert sorted(jitter["order"]) == [0, 1, 2, 3]
             if sigma is not None:
                 blurred += 1
                 assert 0.15 <= sigma <= 1.15
     assert abs(jittered / 1000 - 0.8) < 0.06
     assert abs(blurred / 1000 - 0.5) < 0.07
+
+
+def test_old_spellings_warn_and_give_the_same():
+    image = torch.rand(1, 3, 9, 9)
+    with pytest.warns(DeprecationWarning, match="dicts"):
+        old = F.strong_augment(image, [(tuple(JITTER.values()), 0.7)])
+    assert torch.equal(old, F.strong_augment(image, [F.Augment(jitter=JITTER, sigma=0.7)]))
+    label = torch.randint(0, 3, (2, 1, 8, 8))
+    for function in (F.draw_classes, F.draw_class_mask):
+        with pytest.warns(DeprecationWarning, match="per_image"):
+            old = function(label, 3, scope="image", seed=4)
+        new = function(label, 3, scope="per_image", seed=4)
+        assert torch.equal(torch.as_tensor(old), torch.as_tensor(new)) if isinstance(old, torch.Tensor) else old == new
 
 
 def test_blur_keeps_constants_and_means_of_long_kernels(path):
@@ -304,9 +320,17 @@ ERRORS = {
     "kernel": (lambda: F.gaussian_blur(torch.ones(1, 3, 9, 9), 1.0, (4, 3)), ValueError, "kernel_size"),
     "wide kernel": (lambda: F.gaussian_blur(torch.ones(1, 3, 9, 9), 1.0, (3, 19)), ValueError, "kernel_size"),
     "channels": (lambda: F.color_jitter(torch.ones(1, 4, 9, 9), [JITTER]), pipa.ShapeError, "3 channels"),
-    "order": (lambda: F.color_jitter(torch.ones(1, 3, 9, 9), [(*JITTER[:4], (0, 1, 1, 2))]), ValueError, "order"),
-    "draws": (lambda: F.strong_augment(torch.ones(2, 3, 9, 9), [(None, None)]), pipa.ShapeError, "draws"),
-    "mean": (lambda: F.strong_augment(torch.ones(1, 3, 9, 9), [(None, 1.0)], mean=(1, 2)), pipa.ShapeError, "mean"),
+    "order": (lambda: F.color_jitter(torch.ones(1, 3, 9, 9), [{**JITTER, "order": (0, 1, 1, 2)}]), ValueError, "order"),
+    "draws": (
+        lambda: F.strong_augment(torch.ones(2, 3, 9, 9), [F.Augment(jitter=None, sigma=None)]),
+        pipa.ShapeError,
+        "draws",
+    ),
+    "mean": (
+        lambda: F.strong_augment(torch.ones(1, 3, 9, 9), [F.Augment(jitter=None, sigma=1.0)], mean=(1, 2)),
+        pipa.ShapeError,
+        "mean",
+    ),
     "scale": (lambda: F.downscale_label(torch.zeros(1, 1, 4, 4).long(), 8, 0.5, 3), ValueError, "scale"),
     "downscaled id": (lambda: F.downscale_label(torch.full((1, 1, 4, 4), 5), 2, 0.5, 3), ValueError, "id 5"),
     "no scale": (
@@ -362,7 +386,7 @@ def test_the_accelerator_path_waits_for_nothing(monkeypatch):
             mask = F.draw_class_mask(label, 7)
             F.class_mask(label, [[1, 2], [3]])
             F.class_mix(mask, image, image)
-            F.strong_augment(image, [(JITTER, 1.0)] * 2)
+            F.strong_augment(image, [F.Augment(jitter=JITTER, sigma=1.0)] * 2)
             F.cross_entropy(logits.requires_grad_(), label, image[:, 0], average="valid").backward()
             F.accuracy(logits, label, average="valid")
             F.feature_distance(

@@ -111,10 +111,10 @@ ABSURD: dict[str, Callable[[], Any]] = {
     "classes of nothing": lambda: _core.draw_classes(LABEL, -1, 255, "batch", 0),
     "unequal networks": lambda: _core.ema_update([torch.ones(2)], [torch.ones(3)], -1, 0.9),
     "memory of nothing": lambda: _core.memory_bank(-1, 2**62, ONES),
-    "step settings": lambda: _core.Step("[1"),
-    "step types": lambda: _core.Step('{"num_classes": "many"}'),
-    "step seed": lambda: _core.Step("{}", -1),
-    "step networks": lambda: _core.Step("{}").run(None, ONES, LABEL, ONES, None, None, False, False),
+    "step settings": lambda: _core.Step([1]),
+    "step types": lambda: _core.Step({"num_classes": "many"}),
+    "step seed": lambda: _core.Step({}, -1),
+    "step networks": lambda: _core.Step({}).run(None, ONES, LABEL, ONES, None, None, False, False),
     "picture size": lambda: pipa.toy.draw("source", 0, height=-1, width=2**40),
 }
 

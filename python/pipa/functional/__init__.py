@@ -5,23 +5,23 @@ Shape suffixes: B batch, C classes, D channels, H W size, N anchors, M keys, A g
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from pipa import _core
-from pipa.functional.mixing import (
+from pipa.functional.augmentation import (
+    Augment,
+    Jitter,
     block_mask,
     blur_kernel_size,
-    class_mask,
-    class_mix,
     color_jitter,
     draw_augment,
-    draw_class_mask,
-    draw_classes,
     gaussian_blur,
     mask_grid,
-    pseudo_label,
     strong_augment,
 )
+from pipa.functional.mixing import class_mask, class_mix, draw_class_mask, draw_classes, pseudo_label
 from pipa.functional.supervision import (
     accuracy,
     class_counts,
@@ -34,6 +34,8 @@ from pipa.functional.supervision import (
 )
 
 __all__: list[str] = [
+    "Augment",
+    "Jitter",
     "accuracy",
     "block_mask",
     "blur_kernel_size",
@@ -63,6 +65,8 @@ __all__: list[str] = [
     "pseudo_label",
     "strong_augment",
 ]
+
+Formulation = Literal["official", "paper"]
 
 Box = tuple[int, int, int, int]
 """(top, left, bottom, right), half-open."""
@@ -115,7 +119,7 @@ def pixel_contrast(
     *,
     temperature: float = 0.1,
     base_temperature: float = 0.07,
-    formulation: str = "official",
+    formulation: Formulation = "official",
 ) -> Tensor:
     """Pixel contrast of A groups of V pixels of one class each.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipa import _core
+from pipa.settings import Average
 
 
 def cross_entropy(
@@ -18,7 +19,7 @@ def cross_entropy(
     weight_bhw: Tensor | None = None,
     *,
     ignore_index: int = 255,
-    average: str = "all",
+    average: Average = "all",
 ) -> Tensor:
     """Mean over pixels of ``-weight log softmax(logits)[label]``.
 
@@ -37,7 +38,7 @@ def cross_entropy(
     return _core.cross_entropy(logits, label_bhw, weight_bhw, int(ignore_index), average)
 
 
-def accuracy(logits: Tensor, label_bhw: Tensor, *, ignore_index: int = 255, average: str = "all") -> Tensor:
+def accuracy(logits: Tensor, label_bhw: Tensor, *, ignore_index: int = 255, average: Average = "all") -> Tensor:
     """Percentage of pixels whose largest logit is the label's; arguments as for :func:`cross_entropy`.
 
     ``average="all"`` counts ignored pixels as wrong, as the released code's log does.

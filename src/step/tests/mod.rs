@@ -168,7 +168,7 @@ fn source_only_training_never_looks_at_the_target() -> Result<()> {
 fn same_seed_or_same_recorded_draws_give_the_same_iteration() -> Result<()> {
     let once = |seed: u64, draws: Option<Draws>| -> Result<Vec<(String, f64)>> {
         // All pixels: the sample of the pixel term is no part of the recorded draws.
-        let settings = Settings { pixel_sampling: PixelSampling::All, ..settings() };
+        let settings = Settings { pixel_sampling: crate::loss::pixel::Sampling::All, ..settings() };
         let mut networks = Tiny::new();
         let report = Step::new(settings, seed).run(&mut networks, &batch(), Call { draws, ..Call::default() })?;
         let mut all = values(&report);

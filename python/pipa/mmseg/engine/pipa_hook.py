@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from types import MethodType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
@@ -34,25 +34,10 @@ from pipa.mmseg.engine.valid_mask import valid_mask
 from pipa.mmseg.evaluation.teacher import evaluate
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads, core_model, main_head
 from pipa.mmseg.models.sliding import TorchDraws
-from pipa.step import PipaStep, default_settings, frozen_copy, native_step
+from pipa.settings import HOOK_DEFAULTS, HookSettings, default_settings, native_step
+from pipa.step import PipaStep, frozen_copy
 
 HEADS = "pipa_heads"
-# What the hook takes beside the settings of the iteration.
-OWN_ARGUMENTS: dict[str, Any] = {
-    "pixel_dim": 256,
-    "patch_dim": 128,
-    "projection_hidden": 256,
-    "evaluate_teacher": True,
-    "joined": True,
-    "gradient_interval": 0,
-    "check_interval": 50,
-    "nonfinite": "stop",
-    "nonfinite_limit": 10,
-    "num_classes": None,
-    "compile": False,
-    "activation_checkpointing": [],
-    "channels_last": False,
-}
 
 
 @HOOKS.register_module()
@@ -75,8 +60,8 @@ class PipaHook(Hook):
         nonfinite_limit: with "skip", so many iterations in a row stop the training.
         num_classes: number of classes; taken from the decode head when not given.
         compile, activation_checkpointing, channels_last: see :class:`pipa.mmseg.engine.network_options.Tuning`.
-        **settings: settings of the iteration, see :func:`pipa.step.default_settings`. Mean and deviation of the images
-            come from the model's data preprocessor.
+        **settings: settings of the iteration, see :class:`pipa.settings.StepSettings`. Mean and standard deviation of
+            the images come from the model's data preprocessor.
 
     A top-level ``pipa = dict(...)`` of the config gives arguments and settings too, so that several base files can
     contribute and one option of the command line (``pipa.pixel_weight=0.2``) changes one of them. What the hook itself
@@ -93,11 +78,11 @@ class PipaHook(Hook):
     def __init__(
         self,
         target_dataloader: dict[str, Any] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[HookSettings],
     ) -> None:
         self.target_cfg = target_dataloader
-        self._arguments = arguments
-        self._configure(arguments)
+        self._arguments: dict[str, Any] = {**arguments}
+        self._configure(self._arguments)
         self.pipa: PipaStep | None = None
         self._banks: list[Any] | None = None
         self._saved: dict[str, Any] | None = None
@@ -108,7 +93,7 @@ class PipaHook(Hook):
 
     def _configure(self, arguments: dict[str, Any]) -> None:
         """Split arguments into the hook's own and the settings of the iteration; an unknown name is an error."""
-        own = {**OWN_ARGUMENTS, **{key: value for key, value in arguments.items() if key in OWN_ARGUMENTS}}
+        own = {**HOOK_DEFAULTS, **{key: value for key, value in arguments.items() if key in HOOK_DEFAULTS}}
         self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden")}
         self.evaluate_teacher = own["evaluate_teacher"]
         self.joined = own["joined"]
@@ -116,7 +101,7 @@ class PipaHook(Hook):
         self.guard = NonFiniteGuard(own["nonfinite"], own["nonfinite_limit"])
         self.num_classes = own["num_classes"]
         self.tuning = Tuning(own["compile"], own["activation_checkpointing"], own["channels_last"])
-        self.options = {key: value for key, value in arguments.items() if key not in OWN_ARGUMENTS}
+        self.options = {key: value for key, value in arguments.items() if key not in HOOK_DEFAULTS}
 
     # -- before training ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,158 @@
+"""Colour jitter, blur and block masks of the mixed image, and the recorded form of their random amounts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from pipa import _core
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class Jitter(TypedDict):
+    """Colour jitter of one image."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    order: Sequence[int]
+    """A permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue."""
+
+
+class Augment(TypedDict):
+    """Jitter and blur of one image; None: not applied. The same form as in ``PipaStep(...)(..., draws=...)``."""
+
+    jitter: Jitter | None
+    sigma: float | None
+    """Standard deviation of the blur in pixels."""
+
+
+def gaussian_blur(img_bchw: Tensor, sigma: float, kernel_size: int | Sequence[int]) -> Tensor:
+    """Gaussian blur with a reflected border (the edge pixel is not repeated), separable inside.
+
+    In float32 on the CPU, outer taps that together weigh less than 1e-8 are left out: the result differs from the full
+    kernel's by less than its rounding, and a kernel of 103 taps at sigma 1 becomes one of 13.
+
+    Args:
+        img_bchw: [B, C, H, W] floating point; half precision is computed in float32.
+        sigma: standard deviation in pixels, positive.
+        kernel_size: (height, width), odd, each half less than the image's size.
+    """
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    return _core.gaussian_blur(img_bchw, float(sigma), (int(height), int(width)))
+
+
+def blur_kernel_size(height: int, width: int) -> tuple[int, int]:
+    """Kernel (height, width) of the strong augmentation: about a tenth of the image, odd."""
+    return _core.blur_kernel_size(int(height), int(width))
+
+
+def color_jitter(image_bchw: Tensor, draws: Sequence[Jitter]) -> Tensor:
+    """Brightness, contrast, saturation and hue, one draw per image, with the arithmetic of kornia 0.5.8.
+
+    Brightness adds ``factor - 1``, contrast multiplies by its factor, both clamp to [0, 1]; saturation multiplies the
+    saturation of HSV, hue turns its hue (1 is a full turn).
+
+    Args:
+        image_bchw: [B, 3, H, W] RGB in [0, 1].
+        draws: one per image.
+    """
+    return _core.color_jitter(image_bchw, [_jitter(draw) for draw in draws])
+
+
+def draw_augment(
+    batch: int,
+    *,
+    seed: int = 0,
+    jitter_strength: float = 0.2,
+    jitter_probability: float = 0.8,
+    blur_probability: float = 0.5,
+) -> list[Augment]:
+    """Random amounts for :func:`strong_augment`. Whether to jitter or blur is decided for the batch, amounts per image.
+
+    Brightness, contrast and saturation are uniform in 1 -+ strength, hue in -+ strength, sigma in 0.15 to 1.15.
+    """
+    drawn = _core.draw_augment(int(batch), int(seed), jitter_strength, jitter_probability, blur_probability)
+    return [{"jitter": jitter and _named(jitter), "sigma": sigma} for jitter, sigma in drawn]
+
+
+def strong_augment(
+    image_bchw: Tensor,
+    draws: Sequence[Augment],
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """Colour jitter, then Gaussian blur, of normalised images; the kernel is that of :func:`blur_kernel_size`.
+
+    Args:
+        image_bchw: [B, C, H, W] normalised by `mean` and `std` (scale 0-255); jitter needs C = 3, RGB.
+        draws: one per image (:func:`draw_augment`).
+
+    Returns:
+        A new normalised tensor; images without jitter and blur are unchanged.
+    """
+    return _core.strong_augment(
+        image_bchw, [_augment(draw) for draw in draws], [float(m) for m in mean], [float(s) for s in std]
+    )
+
+
+_Plain = tuple[float, float, float, float, list[int]]
+
+
+def _named(plain: Sequence[Any]) -> Jitter:
+    brightness, contrast, saturation, hue, order = plain
+    return {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue, "order": order}
+
+
+def _jitter(draw: Jitter | Sequence[Any]) -> _Plain:
+    if not isinstance(draw, Mapping):
+        _tuples_are_old()
+        draw = _named(draw)
+    return (
+        float(draw["brightness"]),
+        float(draw["contrast"]),
+        float(draw["saturation"]),
+        float(draw["hue"]),
+        [int(step) for step in draw["order"]],
+    )
+
+
+def _augment(draw: Augment | Sequence[Any]) -> tuple[_Plain | None, float | None]:
+    if not isinstance(draw, Mapping):
+        _tuples_are_old()
+        draw = {"jitter": draw[0], "sigma": draw[1]}
+    jitter = draw["jitter"]
+    return None if jitter is None else _jitter(jitter), draw["sigma"]
+
+
+def _tuples_are_old() -> None:
+    warnings.warn(
+        "recorded jitter and blur are dicts, pipa.functional.Jitter and Augment; tuples will be refused in 0.2",
+        DeprecationWarning,
+        stacklevel=4,
+    )
+
+
+def mask_grid(height: int, width: int, block: int) -> tuple[int, int]:
+    """Rows and columns of the grid of :func:`block_mask`: size over block size, halves to even, at least 1."""
+    return _core.mask_grid(int(height), int(width), int(block))
+
+
+def block_mask(uniform: Tensor, ratio: float, height: int, width: int) -> Tensor:
+    """Block mask of masked image consistency: 1 where ``uniform > ratio``, spread over the image by nearest neighbour.
+
+    Args:
+        uniform: [B, 1, rows, columns] draws in [0, 1), the grid of :func:`mask_grid`.
+        ratio: expected share of hidden pixels.
+
+    Returns:
+        [B, 1, height, width] of 0 and 1 in the dtype of `uniform`; multiply the image by it.
+    """
+    return _core.block_mask(uniform, float(ratio), int(height), int(width))
