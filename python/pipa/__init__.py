@@ -12,7 +12,7 @@ _abi.check()
 
 import torch as _torch  # noqa: E402, F401  (loads libtorch, which _core links to)
 
-from pipa import functional, toy, viz  # noqa: E402
+from pipa import functional, inference, toy, viz  # noqa: E402
 from pipa._core import (  # noqa: E402
     DeviceError,
     DTypeError,
@@ -21,6 +21,7 @@ from pipa._core import (  # noqa: E402
     __version__,
 )
 from pipa.group import Group, GroupError, PeerNonFiniteError  # noqa: E402
+from pipa.loading import load  # noqa: E402
 from pipa.losses import PatchContrastLoss, PixelContrastLoss  # noqa: E402
 from pipa.step import PipaStep  # noqa: E402
 
@@ -37,6 +38,8 @@ __all__ = [
     "ShapeError",
     "__version__",
     "functional",
+    "inference",
+    "load",
     "toy",
     "viz",
 ]

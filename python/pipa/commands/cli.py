@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipa.commands import predict as predicting
 from pipa.environment import hide_remarks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. Returns the exit code: 0, 1 for an error (one sentence on stderr), 130 for Ctrl-C."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     hide_remarks()
     try:
         return arguments.run(arguments)
@@ -28,6 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pipa {arguments.command}: {sentence(error)}", file=sys.stderr)
         print("(--debug shows the traceback)", file=sys.stderr)
         return 1
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; a list of `paths` may have options between its parts."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "paths") or any(part.startswith("-") for part in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.paths.extend(rest)
+    return arguments
 
 
 def sentence(error: Exception) -> str:
@@ -82,11 +94,7 @@ def parser() -> argparse.ArgumentParser:
     with_model(test)
     test.add_argument("--work-dir", help="folder for logs (default: work_dirs/CONFIG)")
 
-    predict = add("predict", run_predict, "Segment images; writes colour overlays and label PNGs.")
-    with_config(predict)
-    with_model(predict)
-    predict.add_argument("images", help="an image, or a folder of images (searched through)")
-    predict.add_argument("--out", default="predictions", help="folder for the results (default: predictions)")
+    predicting.add_arguments(add("predict", predicting.run, "Segment images; writes colour overlays and label PNGs."))
 
     convert = add("convert", run_convert, "Convert labels of a data set to train ids, or a released checkpoint.")
     convert.add_argument("what", choices=("gta", "synthia", "cityscapes", "checkpoint"))
@@ -136,15 +144,6 @@ def run_test(a: argparse.Namespace) -> int:
     metrics = evaluate_checkpoint(load_config(a.config, a.cfg_options, a.work_dir), a.checkpoint, teacher=a.teacher)
     for name, value in metrics.items():
         print(f"{name:<24} {value:8.2f}")
-    return 0
-
-
-def run_predict(a: argparse.Namespace) -> int:
-    from pipa.mmseg.run.predict import predict
-    from pipa.mmseg.run.train import load_config
-
-    written = predict(load_config(a.config, a.cfg_options), a.checkpoint, a.images, a.out, teacher=a.teacher)
-    print(f"{len(written)} image(s) segmented: overlays and labels are in {a.out}")
     return 0
 
 

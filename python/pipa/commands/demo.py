@@ -195,11 +195,13 @@ def read_curves(lines: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict
 
 def save_panels(runner: Any, work_dir: Path) -> None:
     """Arrays of the last iteration and predictions on a few validation images."""
+    from pipa.inference import Segmenter
+    from pipa.mmseg.checkpoints.description import describe
     from pipa.mmseg.engine.pipa_hook import PipaHook
-    from pipa.mmseg.run.predict import segment
+    from pipa.mmseg.run.network import SegmentorNetwork
 
-    model = runner.model.eval()
-    arrays: dict[str, Any] = {f"prediction_{i}": segment(model, image) for i, (image, _) in enumerate(samples())}
+    segmenter = Segmenter(SegmentorNetwork(runner.model.eval(), describe(runner.cfg)))
+    arrays: dict[str, Any] = {f"prediction_{i}": segmenter.predict(image).label_hw for i, image in enumerate(images())}
     hook = next((hook for hook in runner.hooks if isinstance(hook, PipaHook)), None)
     if hook is not None and hook.pipa is not None and hook.pipa.last is not None:
         last, mean, std = hook.pipa.last, hook.pipa.settings["mean"], hook.pipa.settings["std"]
@@ -212,12 +214,16 @@ def save_panels(runner: Any, work_dir: Path) -> None:
     np.savez_compressed(work_dir / "panels.npz", **arrays)
 
 
-def samples() -> list[tuple[np.ndarray, np.ndarray]]:
+def images() -> list[Path]:
     """The validation images that the report shows."""
-    root = Path(os.environ["PIPA_DATA"]) / "target"
-    images = sorted((root / "leftImg8bit/val").rglob("*_leftImg8bit.png"))[:SAMPLES]
-    labels = sorted((root / "gtFine/val").rglob("*_labelTrainIds.png"))[:SAMPLES]
-    return [(read_image(i), read_label(t)) for i, t in zip(images, labels, strict=True)]
+    return sorted((Path(os.environ["PIPA_DATA"]) / "target/leftImg8bit/val").rglob("*_leftImg8bit.png"))[:SAMPLES]
+
+
+def samples() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Those images, RGB, and their labels."""
+    labels = sorted((Path(os.environ["PIPA_DATA"]) / "target/gtFine/val").rglob("*_labelTrainIds.png"))[:SAMPLES]
+    pictures = [np.ascontiguousarray(read_image(path)[..., ::-1]) for path in images()]  # read as BGR
+    return list(zip(pictures, map(read_label, labels), strict=True))
 
 
 def losses(outcome: Outcome) -> dict[str, list[tuple[float, float]]]:

@@ -16,8 +16,9 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
+from pipa.inference.tiling import windows
 from pipa.mmseg.models.segmentors.step_adapter import backbone_features, crop, segmentor_outputs, teacher_logits
-from pipa.mmseg.models.sliding import TorchDraws, random_box, slide, windows
+from pipa.mmseg.models.sliding import TorchDraws, random_box
 
 BN = {"type": "BN"}
 MIT: dict[str, Any] = {
@@ -93,15 +94,6 @@ def test_random_boxes_are_aligned_and_reproducible() -> None:
     assert all((b[2] - b[0], b[3] - b[1]) == (40, 32) for b in boxes)
     # Nothing to choose: no draw is made.
     assert random_box((32, 20), (32, 40), 8, Fixed()) == (0, 0, 32, 20)
-
-
-def test_slide_averages_the_windows() -> None:
-    image = torch.randn(2, 3, 20, 30)
-    for batched in (False, True):
-        torch.testing.assert_close(slide(image, (8, 12), (5, 7), lambda x: x[:, :2], batched), image[:, :2])
-    mean = slide(image, (20, 20), (20, 10), lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, *x.shape[2:]), True)
-    left, right = image[..., :20].mean((2, 3)), image[..., 10:].mean((2, 3))
-    torch.testing.assert_close(mean[:, :, 0, 15], (left + right) / 2)
 
 
 def by_hand(model: Any, image: Tensor, box: tuple[int, int, int, int]) -> Tensor:
@@ -221,6 +213,23 @@ def test_mmseg_interface() -> None:
     result = model.eval().predict(image, samples)
     assert result[0].pred_sem_seg.data.shape == (1, 64, 64)
     assert model(image, mode="tensor").shape == (2, 5, 16, 16)
+
+
+def test_detail_crops_are_encoded_a_few_at_a_time() -> None:
+    model = hrda(test_cfg={"mode": "whole"}).eval()
+    image, seen = torch.randn(2, 3, 96, 64), []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    results = []
+    with torch.no_grad():
+        for model.crops_per_pass in (1, 4, 1000):
+            seen.clear()
+            results.append(model.full_logits(image))
+            # The context first, then detail crops of both images, no more than asked for where that is possible.
+            assert seen[0] == (2, 3, 48, 32)
+            assert all(shape[0] <= max(model.crops_per_pass, 2) for shape in seen[1:])
+    assert len(seen) == 2
+    for result in results[:-1]:
+        torch.testing.assert_close(result, results[-1])
 
 
 @pytest.mark.parametrize(

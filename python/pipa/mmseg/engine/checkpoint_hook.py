@@ -24,6 +24,7 @@ from mmengine.runner.loops import BaseLoop
 
 from pipa.files.atomic import DamagedFile, remove_parts, verify, write
 from pipa.files.torch_file import CheckpointError
+from pipa.mmseg.checkpoints.description import describe_in
 from pipa.mmseg.checkpoints.safe_load import allowed
 from pipa.mmseg.engine.stop_signals import StopSignals, isolate
 
@@ -158,7 +159,9 @@ class SafeCheckpointHook(CheckpointHook):
             raise CheckpointError(f"{folder}: checkpoints cannot be saved here ({error.strerror})") from None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Plain values instead of mmengine's objects, so that nothing of the file asks for code."""
+        """Plain values instead of mmengine's objects, so that nothing of the file asks for code; and what a prediction
+        needs beside the weights."""
+        describe_in(checkpoint, runner)
         hub = checkpoint["message_hub"]
         hub["log_scalars"] = {
             name: [part.tolist() for part in value.data] if isinstance(value, HistoryBuffer) else value

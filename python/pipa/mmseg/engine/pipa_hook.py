@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from pipa._core import NonFiniteError
 from pipa.group import Group, PeerNonFiniteError
+from pipa.mmseg.checkpoints.description import describe_in
 from pipa.mmseg.engine.gradient_exchange import average
 from pipa.mmseg.engine.launcher import TIMEOUT
 from pipa.mmseg.engine.network_options import Tuning
@@ -299,6 +300,7 @@ class PipaHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if self.pipa is None:
             return
+        describe_in(checkpoint, runner)
         state = checkpoint["state_dict"]
         heads = {key: state.pop(key) for key in list(state) if key.startswith(f"{HEADS}.")}
         own = self.pipa.get_extra_state()

@@ -1,12 +1,11 @@
-"""Sliding windows over an image and random crops of it. Boxes are (top, left, bottom, right), half-open."""
+"""Random crops of an image. Boxes are (top, left, bottom, right), half-open."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from pipa.networks import Region
 
@@ -28,21 +27,6 @@ class TorchDraws:
         return int(torch.randint(low, high, (), generator=self.generator))
 
 
-def windows(size: Sequence[int], crop: Sequence[int], stride: Sequence[int]) -> list[Region]:
-    """Boxes of size ``crop`` that cover ``(H, W)``, row by row; the last of a row or column is moved inside.
-
-    A crop larger than the image is cut to it.
-    """
-    if min(*crop, *stride) < 1:
-        raise ValueError(f"windows: crop and stride must be positive, got {tuple(crop)} and {tuple(stride)}")
-    starts = []
-    for length, window, step in zip(size, crop, stride, strict=True):
-        count = max(length - window + step - 1, 0) // step + 1
-        starts.append([max(min(i * step, length - window), 0) for i in range(count)])
-    height, width = min(crop[0], size[0]), min(crop[1], size[1])
-    return [(top, left, top + height, left + width) for top in starts[0] for left in starts[1]]
-
-
 def random_box(size: Sequence[int], crop: Sequence[int], divisible: int, rng: Draws) -> Region:
     """A random box of size ``crop`` in ``(H, W)`` whose offsets are multiples of ``divisible``; row drawn first.
 
@@ -55,30 +39,3 @@ def random_box(size: Sequence[int], crop: Sequence[int], divisible: int, rng: Dr
         offsets.append(rng.randint(0, choices) * divisible if choices > 1 else 0)
     top, left = offsets
     return top, left, min(top + crop[0], size[0]), min(left + crop[1], size[1])
-
-
-def slide(
-    image_bchw: Tensor,
-    crop: Sequence[int],
-    stride: Sequence[int],
-    predict: Callable[[Tensor], Tensor],
-    batched: bool,
-) -> Tensor:
-    """Averages ``predict`` over windows. predict: ``(N, C, h, w) -> (N, K, h, w)``; returns ``(B, K, H, W)``.
-
-    batched: all windows in one call (fast, more memory), else one after the other.
-    """
-    batch = image_bchw.shape[0]
-    boxes = windows(image_bchw.shape[2:], crop, stride)
-    crops = [image_bchw[:, :, t:b, le:r] for t, le, b, r in boxes]
-    parts = predict(torch.cat(crops)).split(batch) if batched else map(predict, crops)
-    total: Tensor | None = None
-    count = image_bchw.new_zeros((1, 1, *image_bchw.shape[2:]))
-    for (top, left, bottom, right), part in zip(boxes, parts, strict=True):
-        if total is None:
-            total = part.new_zeros((batch, part.shape[1], *image_bchw.shape[2:]))
-        total[:, :, top:bottom, left:right] += part
-        count[:, :, top:bottom, left:right] += 1
-    if total is None:
-        raise ValueError("slide: the image is empty")
-    return total / count

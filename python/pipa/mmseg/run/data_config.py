@@ -9,22 +9,15 @@ A config in Python is a program. mmengine reads YAML with a loader that makes an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine import registry
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
 
 from pipa.configs import path_of
 from pipa.files.plain import SUFFIXES, read_plain
-
-# What `custom_imports` of a data config may name: this package and the libraries whose components it configures.
-IMPORTS = ("pipa", "mmseg", "mmcv", "mmengine", "mmpretrain")
-# Keys whose value mmengine looks up as a class or function.
-_LOOKED_UP = ("type", "constructor", "runner_type")
+from pipa.mmseg.checkpoints.components import IMPORTS, is_registered, looked_up
 
 
 def read_data_config(path: str | Path, _inside: tuple[Path, ...] = ()) -> Config:
@@ -45,25 +38,13 @@ def read_data_config(path: str | Path, _inside: tuple[Path, ...] = ()) -> Config
         merged = Config._merge_a_into_b(_base(path, str(base), (*_inside, path))._cfg_dict, merged)
     _import(path, content.get("custom_imports"))
     for name in looked_up(content):
-        if "." in name and not _registered(name):
+        if "." in name and not is_registered(name):
             raise ValueError(
                 f"{path}: type {name!r} is no registered component; a YAML or JSON config is data and names those only"
             )
     merged = Config._merge_a_into_b(ConfigDict(content), merged)
     # The runner keeps a copy in the work folder: as Python, which keeps tuples apart from lists.
     return Config(merged, cfg_text=path.read_text(encoding="utf-8"), filename=str(path.with_suffix(".py")))
-
-
-def looked_up(node: Any) -> Iterator[str]:
-    """Every name in the config that mmengine would look up."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key in _LOOKED_UP and isinstance(value, str):
-                yield value
-            yield from looked_up(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from looked_up(value)
 
 
 def _base(path: Path, base: str, inside: tuple[Path, ...]) -> Config:
@@ -92,11 +73,3 @@ def _import(path: Path, custom_imports: Any) -> None:
                 "use a config in Python for code of your own"
             )
     import_modules_from_strings(names)
-
-
-def _registered(dotted: str) -> bool:
-    """Is ``SCOPE.NAME`` a component of some registry?"""
-    scope, _, name = dotted.partition(".")
-    roots = [value for value in vars(registry).values() if isinstance(value, Registry)]
-    children = [root.children[scope] for root in roots if scope in root.children]
-    return any(name in one.module_dict for one in [*children, *(r for r in roots if r.scope == scope)])

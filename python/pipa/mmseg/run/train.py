@@ -19,6 +19,7 @@ import pipa.mmseg  # noqa: F401  (registers)
 from pipa.files.atomic import save
 from pipa.files.plain import SUFFIXES
 from pipa.mmseg.checkpoints.safe_load import load
+from pipa.mmseg.checkpoints.weights import choose, fill
 from pipa.mmseg.engine.launcher import init_launcher
 from pipa.mmseg.engine.progress import ProgressHook
 from pipa.mmseg.run.config import read_config
@@ -161,35 +162,12 @@ def weights_of(checkpoint: str | Path, teacher: bool = False) -> dict[str, torch
     Raises:
         ValueError: the file holds no such weights.
     """
-    content = load(checkpoint)
-    if not teacher:
-        state = content.get("state_dict", content)
-        return {k: v for k, v in state.items() if not k.startswith("pipa_heads.")}
-    state = (content.get("pipa") or {}).get("teacher") or content.get("teacher")
-    if state is None:
-        raise ValueError(f"{checkpoint}: holds no teacher; leave out --teacher")
-    return state
+    return choose(load(checkpoint, map_location="cpu"), str(checkpoint), "teacher" if teacher else "auto")
 
 
 def load_weights(model: torch.nn.Module, checkpoint: str | Path, teacher: bool = False) -> None:
     """Load weights strictly: a missing or unexpected key is an error that names it."""
-    state = weights_of(checkpoint, teacher)
-    own = model.state_dict()
-    missing = sorted(set(own) - set(state) - {k for k in own if k.startswith("data_preprocessor.")})
-    extra = sorted(set(state) - set(own) - {k for k in state if k.startswith("data_preprocessor.")})
-    if missing or extra:
-        raise ValueError(
-            f"{checkpoint}: does not fit the config's model: {len(missing)} keys missing (first: {missing[:1]}), "
-            f"{len(extra)} unexpected (first: {extra[:1]}); is it for another config, or does it need "
-            "`pipa convert checkpoint`?"
-        )
-    wrong = [k for k in state if k in own and state[k].shape != own[k].shape]
-    if wrong:
-        key = wrong[0]
-        raise ValueError(
-            f"{checkpoint}: {key} has shape {tuple(state[key].shape)}, the model expects {tuple(own[key].shape)}"
-        )
-    model.load_state_dict(state, strict=False)
+    fill(model, weights_of(checkpoint, teacher), str(checkpoint))
 
 
 def export(checkpoint: str | Path, out: str | Path, teacher: bool = False) -> None:

@@ -19,6 +19,8 @@ from pipa.viz.report.data import Panel, Run, Section, SeedTable
 from pipa.viz.report.style import CSS
 
 _SLOTS = 5
+#: Marks our own pages, so that no other file is replaced by one.
+GENERATOR = "pipa-rs"
 
 
 def write_report(
@@ -63,16 +65,21 @@ def write_report(
         _seed_table(seeds) if seeds else "",
         "".join(f"<p>{escape(note)}</p>" for note in notes),
         _curves(runs),
-        *(_section(section) for section in sections),
-        _class_key(classes, palette) if sections else "",
+        *(section_of(section) for section in sections),
+        class_key(classes, palette) if sections else "",
         _settings(settings) if settings else "",
     ]
-    page = (
+    return write_text(path, page_of(title, parts))
+
+
+def page_of(title: str, parts: Sequence[str]) -> str:
+    """A whole page with the report's style, from pieces of HTML."""
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="generator" content="{GENERATOR}">'
         f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>\n" + "\n".join(filter(None, parts))
     ) + "\n</main></body></html>\n"
-    return write_text(path, page)
 
 
 def _slot(index: int) -> int:
@@ -174,7 +181,7 @@ def _curves(runs: Sequence[Run]) -> str:
     return f'<h2>Training</h2>{note}<div class="key">{key}</div>{"".join(parts)}'
 
 
-def _section(section: Section) -> str:
+def section_of(section: Section) -> str:
     columns = section.columns or min(3, max(1, len(section.panels)))
     figures = "".join(_figure(panel) for panel in section.panels)
     text = f'<p class="soft">{escape(section.text)}</p>' if section.text else ""
@@ -197,7 +204,7 @@ def _figure(panel: Panel) -> str:
     )
 
 
-def _class_key(classes: Sequence[str], palette: Sequence[Sequence[int]]) -> str:
+def class_key(classes: Sequence[str], palette: Sequence[Sequence[int]]) -> str:
     items = "".join(f"<span>{_swatch(palette[c])}{escape(name)}</span>" for c, name in enumerate(classes))
     return f'<div class="key">{items}<span>{_swatch((0, 0, 0))}ignored</span></div>'
 

@@ -6,7 +6,7 @@ Shape suffixes: B batch, K detail crops per image, C classes, D channels, H W si
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ class ScaleFeatures:
     context: maps of the down-scaled image, batch B. detail: maps of K crops of the image, stacked crop by crop to a
     batch of ``K * B``. boxes: where those crops lie, in pixels of the image; none where detail is the whole image.
     size: ``(H, W)`` of the image. masked: the crops do not cover the image, outside them the context alone speaks.
+    parts: in place of detail, the same maps for some crops after the other, made while they are read.
     """
 
     context: list[Tensor]
@@ -34,6 +35,7 @@ class ScaleFeatures:
     detail: list[Tensor] | None = None
     boxes: list[Region] = field(default_factory=list)
     masked: bool = False
+    parts: Iterable[list[Tensor]] | None = None
 
 
 @dataclass
@@ -105,9 +107,12 @@ class HRDAHead(BaseDecodeHead):
         """Logits of both scales, the attention, and their fusion."""
         # The order (context, detail, attention) is the one in which batch norm sees them when training.
         context = self.head(inputs.context)
-        if inputs.detail is None:
+        if inputs.parts is not None:
+            crops = torch.cat([self.head(part) for part in inputs.parts])
+        elif inputs.detail is not None:
+            crops = self.head(inputs.detail)
+        else:
             return ScaleLogits(fused=context, context=context)
-        crops = self.head(inputs.detail)
         attention = self._attention(inputs.context, context)
         detail, canvas = self._place(crops, inputs)
         size = canvas.shape[2:]
@@ -130,7 +135,7 @@ class HRDAHead(BaseDecodeHead):
         """(detail logits, the same on a map of the whole image, zero where no crop is)."""
         if not inputs.boxes:
             return crops, crops
-        parts = crops.chunk(len(inputs.boxes))
+        parts = crops.unflatten(0, (len(inputs.boxes), -1)).unbind(0)
         height, width = parts[0].shape[2:]
         top, left, bottom, right = inputs.boxes[0]
         size = (_scaled(inputs.size[0], height, bottom - top), _scaled(inputs.size[1], width, right - left))

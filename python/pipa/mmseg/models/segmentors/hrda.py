@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from pipa.inference.tiling import Window, slide, windows
 from pipa.mmseg.models.decode_heads.hrda import HRDAHead, ScaleFeatures, ScaleLogits
 from pipa.mmseg.models.segmentors.step_adapter import Maps, crop, encode, loss_weight
-from pipa.mmseg.models.sliding import Draws, TorchDraws, random_box, slide, windows
+from pipa.mmseg.models.sliding import Draws, TorchDraws, random_box
 from pipa.networks import Head, Outputs, Region
 
 
@@ -34,8 +35,9 @@ class HRDAEncoderDecoder(EncoderDecoder):
             patch term); 1 costs one more pass of the encoder, over the whole image at full scale.
         crop_coord_divisible: offsets of the detail crop are multiples of this; 8 keeps them on the cells of the context
             head (output stride 4 at scale 0.5).
+        crops_per_pass: detail crops that a prediction encodes at once; bounds its memory, whatever the image's size.
         kwargs: those of ``EncoderDecoder``; ``decode_head`` is an ``HRDAHead``; ``test_cfg`` may set
-            ``mode="slide", crop_size, stride`` and ``batched_slide=True``.
+            ``mode="slide", crop_size, stride`` and ``batched_slide=True`` (four windows in one pass).
 
     Attributes:
         rng: object with ``randint(low, high)`` that draws the crops (row, then column); torch's generator by default.
@@ -52,6 +54,7 @@ class HRDAEncoderDecoder(EncoderDecoder):
         hr_slide_overlapping: bool = True,
         feature_scale: float = 0.5,
         crop_coord_divisible: int = 8,
+        crops_per_pass: int = 4,
         **kwargs: Any,
     ) -> None:
         self.scales = tuple(sorted(float(scale) for scale in scales))
@@ -61,6 +64,8 @@ class HRDAEncoderDecoder(EncoderDecoder):
             raise ValueError(f"HRDAEncoderDecoder: feature_scale must be one of {self.scales}, got {feature_scale}")
         if crop_coord_divisible < 1:
             raise ValueError(f"HRDAEncoderDecoder: crop_coord_divisible must be positive, got {crop_coord_divisible}")
+        if crops_per_pass < 1:
+            raise ValueError(f"HRDAEncoderDecoder: crops_per_pass must be positive, got {crops_per_pass}")
         super().__init__(decode_head={**decode_head, "two_scales": len(self.scales) == 2}, **kwargs)
         if not isinstance(self.decode_head, HRDAHead):
             got = type(self.decode_head).__name__
@@ -70,6 +75,7 @@ class HRDAEncoderDecoder(EncoderDecoder):
         self.hr_slide_overlapping = hr_slide_overlapping
         self.feature_scale = float(feature_scale)
         self.crop_coord_divisible = crop_coord_divisible
+        self.crops_per_pass = crops_per_pass
         self.rng = TorchDraws()
 
     # --- features -----------------------------------------------------------------------------------------------
@@ -111,8 +117,16 @@ class HRDAEncoderDecoder(EncoderDecoder):
             return ScaleFeatures(context, size, self._encode(image_bchw, 1).head)
         divide = 2 if self.hr_slide_overlapping else 1
         boxes = windows(size, self.hr_crop_size, [max(length // divide, 1) for length in self.hr_crop_size])
-        crops = torch.cat([crop(image_bchw, box) for box in boxes])
-        return ScaleFeatures(context, size, self._encode(crops, 1).head, boxes)
+        crops = [crop(image_bchw, box) for box in boxes]
+        if self.training:  # batch norm must see all of them together
+            return ScaleFeatures(context, size, self._encode(torch.cat(crops), 1).head, boxes)
+        return ScaleFeatures(context, size, None, boxes, parts=self._in_passes(crops))
+
+    def _in_passes(self, crops: list[Tensor]) -> Iterator[list[Tensor]]:
+        """Maps of the detail crops, so many at a time that no more than ``crops_per_pass`` images are encoded."""
+        step = max(self.crops_per_pass // max(crops[0].shape[0], 1), 1)
+        for first in range(0, len(crops), step):
+            yield self._encode(torch.cat(crops[first : first + step]), 1).head
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -171,9 +185,15 @@ class HRDAEncoderDecoder(EncoderDecoder):
         return self.full_logits(inputs)
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: Any) -> Tensor:
-        """Windows of ``test_cfg.crop_size``; with ``test_cfg.batched_slide`` all of an image in one pass."""
+        """Windows of ``test_cfg.crop_size``; with ``test_cfg.batched_slide`` several in one pass."""
         cfg = self.test_cfg
-        return slide(inputs, cfg.crop_size, cfg.stride, self.full_logits, bool(cfg.get("batched_slide", False)))
+        window = Window(tuple(cfg.crop_size), tuple(cfg.stride), self.slide_batch)
+        return slide(inputs, window, self.full_logits)
+
+    @property
+    def slide_batch(self) -> int:
+        """Windows in one pass."""
+        return 4 if self.test_cfg.get("batched_slide", False) else 1
 
     def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
         return self.decode_head(self._slide_features(inputs))

@@ -1,0 +1,56 @@
+"""Which weights a checkpoint holds, and loading them strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+Weights: TypeAlias = Literal["auto", "student", "teacher"]
+CHOICES: tuple[Weights, ...] = ("auto", "student", "teacher")
+# What an exported file says of its weights.
+WHICH = "weights"
+
+
+def choose(content: Mapping[str, Any], where: str, weights: Weights = "auto") -> dict[str, Tensor]:
+    """Weights of the student or the teacher of a training, a converted or an exported file.
+
+    Args:
+        weights: ``"auto"`` takes the main weights of the file: the student's of a training, those of an exported file.
+
+    Raises:
+        ValueError: another word, or the file holds no such weights.
+    """
+    if weights not in CHOICES:
+        raise ValueError(f"weights: expected one of {', '.join(CHOICES)}, got {weights!r}")
+    held = (content.get("meta") or {}).get(WHICH)
+    teacher = (content.get("pipa") or {}).get("teacher") or content.get("teacher")
+    if weights == "teacher" and held != "teacher":
+        if teacher is None:
+            raise ValueError(f"{where}: holds no teacher; ask for the student (leave out --teacher)")
+        return teacher
+    if weights == "student" and held == "teacher":
+        raise ValueError(f"{where}: was exported with the teacher's weights and holds no student")
+    state = content.get("state_dict", content)
+    return {k: v for k, v in state.items() if not k.startswith("pipa_heads.")}
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load weights strictly: a missing or unexpected key is an error that names it."""
+    own = model.state_dict()
+    missing = sorted(set(own) - set(state) - {k for k in own if k.startswith("data_preprocessor.")})
+    extra = sorted(set(state) - set(own) - {k for k in state if k.startswith("data_preprocessor.")})
+    if missing or extra:
+        raise ValueError(
+            f"{where}: does not fit the config's model: {len(missing)} keys missing (first: {missing[:1]}), "
+            f"{len(extra)} unexpected (first: {extra[:1]}); is it for another config, or does it need "
+            "`pipa convert checkpoint`?"
+        )
+    wrong = [k for k in state if k in own and state[k].shape != own[k].shape]
+    if wrong:
+        key = wrong[0]
+        raise ValueError(
+            f"{where}: {key} has shape {tuple(state[key].shape)}, the model expects {tuple(own[key].shape)}"
+        )
+    model.load_state_dict(state, strict=False)

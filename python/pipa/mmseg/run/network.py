@@ -1,0 +1,156 @@
+"""A segmentor of mmsegmentation that takes pictures: the config's own test pipeline, the model's own preprocessor.
+
+What `pipa test` does to an image is done here by the same objects, so that a prediction is what was tested.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mmengine.config import ConfigDict
+from mmengine.device import get_device
+from mmseg.registry import MODELS, TRANSFORMS
+from mmseg.utils import register_all_modules
+from torch import Tensor, nn
+
+from pipa import viz
+from pipa.files.images import DataError
+from pipa.inference.network import Prepared
+from pipa.inference.tiling import Window
+from pipa.mmseg.checkpoints.description import Description, allowed_imports
+from pipa.mmseg.checkpoints.weights import fill
+from pipa.mmseg.datasets.transforms import run
+
+_IMAGE_LOADERS = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadSingleRSImageFromFile")
+_LABEL_LOADERS = ("LoadLabel", "LoadAnnotations")
+
+
+class SegmentorNetwork:
+    """A model and its preparation of pictures (:class:`pipa.inference.network.Network`).
+
+    Args:
+        model: an ``EncoderDecoder`` with its weights.
+        description: what it was built from; its ``test_pipeline`` reads the pictures.
+    """
+
+    def __init__(self, model: Any, description: Description) -> None:
+        if not hasattr(model, "encode_decode"):
+            raise TypeError(f"{type(model).__name__} is not an mmsegmentation EncoderDecoder: it cannot predict here")
+        self.model, self._description = model, description
+        steps = [step for step in description["test_pipeline"] if _name(step) not in _LABEL_LOADERS]
+        at = [i for i, step in enumerate(steps) if _name(step) in _IMAGE_LOADERS]
+        if not at:
+            raise ValueError(f"test_pipeline: no step loads an image; expected one of {', '.join(_IMAGE_LOADERS)}")
+        self._loads_floats = bool(steps[at[0]].get("to_float32", False))
+        built = [_build(step) for step in steps]
+        self._load, self._after = built[: at[0] + 1], built[at[0] + 1 :]
+        head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
+        self.align_corners = bool(model.align_corners)
+        self.threshold = getattr(head, "threshold", None) if head.out_channels == 1 else None
+        count = max(int(head.num_classes), 2) if head.out_channels == 1 else int(head.out_channels)
+        self.classes, self.palette = _names(description, count)
+        self.window = _window(model)
+
+    # -- pictures ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, source: Path | npt.NDArray[np.uint8]) -> Prepared:
+        """Run the test pipeline and the model's preprocessor on a file or on RGB pixels."""
+        path = source if isinstance(source, Path) else None
+        results: dict[str, Any] = {"seg_fields": [], "reduce_zero_label": False}
+        if isinstance(source, Path):
+            results = run(self._load, {**results, "img_path": str(source)})
+            if results.get("img") is None:
+                raise DataError(f"{source}: expected an image, found nothing that can be read")
+        else:
+            pixels: npt.NDArray[Any] = np.ascontiguousarray(source[..., ::-1])  # pipelines work on BGR
+            size = pixels.shape[:2]
+            results.update(img=pixels.astype(np.float32) if self._loads_floats else pixels)
+            results.update(img_shape=size, ori_shape=size)
+        picture = _picture(results["img"])
+        packed = run(self._after, results)
+        data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
+        ready = self.model.data_preprocessor(data, False)
+        meta = dict(ready["data_samples"][0].metainfo)
+        left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", (0, 0, 0, 0)))
+        flip = meta.get("flip_direction", "horizontal") if meta.get("flip") else None
+        return Prepared(ready["inputs"], picture, (int(left), int(right), int(top), int(bottom)), flip, meta, path)
+
+    def logits(self, inputs: Tensor, meta: list[dict[str, Any]]) -> Tensor:
+        """One pass; ``(B, C, h, w)`` at the size of the inputs."""
+        return self.model.encode_decode(inputs, meta)
+
+    # -- what a file holds ---------------------------------------------------------------------------------------------
+
+    def description(self) -> Description:
+        """As :func:`pipa.mmseg.run.description.describe` gives it."""
+        return {**self._description, "classes": list(self.classes), "palette": [list(c) for c in self.palette]}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {key: value.detach().cpu() for key, value in self.model.state_dict().items()}
+
+
+def build(
+    description: Description, state: dict[str, Tensor], where: str, device: str | torch.device | None = None
+) -> SegmentorNetwork:
+    """The described model with its weights, ready to predict.
+
+    Raises:
+        ValueError: a component that is not registered, or weights that do not fit; the message names `where`.
+    """
+    register_all_modules(init_default_scope=True)
+    for name in allowed_imports(description):
+        importlib.import_module(name)
+    try:
+        model = MODELS.build(ConfigDict(description["model"]))
+    except KeyError as error:
+        raise ValueError(
+            f"{where}: {str(error.args[0]).splitlines()[0]}; import the module that registers it, or give the config"
+        ) from None
+    fill(model, state, where)
+    model = model.to(get_device() if device is None else device).eval()
+    return SegmentorNetwork(model, description)
+
+
+def _name(step: Any) -> str:
+    kind = step["type"] if isinstance(step, dict) else type(step).__name__
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+
+
+def _build(step: Any) -> Any:
+    if not isinstance(step, dict):
+        return step
+    if _name(step) == "LoadImage":
+        step = {**step, "convert": True}  # grey, alpha and 16 bits: a picture need not be as uniform as a data set
+    return TRANSFORMS.build(ConfigDict(step))
+
+
+def _picture(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The loaded image as RGB bytes."""
+    pixels = image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels[:, :, 2::-1])
+
+
+def _names(description: Description, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Names and colours, made up where the description has none that fit."""
+    names, colors = description.get("classes"), description.get("palette")
+    if not names or len(names) != count:
+        names, colors = [f"class {i}" for i in range(count)], None
+    if not colors or len(colors) != count:
+        colors = viz.palette_of(None, count)
+    return tuple(str(n) for n in names), tuple((int(r), int(g), int(b)) for r, g, b in colors)
+
+
+def _window(model: Any) -> Window | None:
+    cfg = model.test_cfg or {}
+    if cfg.get("mode", "whole") != "slide":
+        return None
+    crop, stride = cfg["crop_size"], cfg["stride"]
+    batch = getattr(model, "slide_batch", 1)
+    return Window((int(crop[0]), int(crop[1])), (int(stride[0]), int(stride[1])), batch)

@@ -1,0 +1,116 @@
+"""What is predicted is what was tested: every shipped config, for files as people have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+pytest.importorskip("mmseg")
+
+from mmengine.evaluator import BaseMetric
+from mmseg.registry import METRICS
+
+import pipa
+from pipa.commands import cli
+from pipa.configs import list_configs
+from pipa.mmseg.checkpoints.description import describe
+from pipa.mmseg.run.train import evaluate_checkpoint, hush, load_config
+from small_segmentors import checkpoint, pictures, shrink, signature
+
+SEEN: dict[str, np.ndarray] = {}
+
+
+@METRICS.register_module()
+class KeepLabels(BaseMetric):
+    """Keeps what `pipa test` predicts."""
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        for sample in data_samples:
+            SEEN[Path(sample["img_path"]).name] = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy()
+        self.results.append(1)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        return {"images": float(len(results))}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("data")
+    files = pictures(root / "images")
+    (root / "labels").mkdir()
+    for file in files:
+        with Image.open(file) as image:
+            width, height = ImageOps.exif_transpose(image).size
+        Image.fromarray(np.zeros((height, width), np.uint8)).save(root / "labels" / f"{file.name}.png")
+    (root / "all.txt").write_text("".join(f"{file.name}\n" for file in files))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    monkeypatch.setenv("PIPA_DATA", str(data))
+    hush()
+
+
+def groups() -> Iterator[Any]:
+    """Configs by what decides their predictions; a group's configs differ in training alone."""
+    found: dict[str, list[str]] = {}
+    for name, _ in list_configs():
+        found.setdefault(signature(load_config(name)), []).append(name)
+    for names in found.values():
+        yield pytest.param(names, id=f"{names[0]}+{len(names) - 1}")
+
+
+def labels_of_test(config: Any, file: Path, data: Path, teacher: bool) -> dict[str, np.ndarray]:
+    """Labels of `pipa test` on the pictures, through the config's own test pipeline."""
+    config.test_dataloader.num_workers = 0
+    config.test_dataloader.pop("persistent_workers", None)
+    pipeline = config.test_dataloader.dataset.pipeline
+    for step in pipeline:
+        if step.type == "LoadImage":
+            step.convert = True  # grey and RGBA: refused in a data set, taken as a picture
+    classes = [f"c{i}" for i in range(config.model.decode_head.num_classes)]
+    config.test_dataloader.dataset = dict(
+        type="FolderDataset",
+        data_root=str(data),
+        list_file="all.txt",
+        classes=classes,
+        img_suffix="",
+        pipeline=pipeline,
+    )
+    config.test_evaluator = dict(type="KeepLabels")
+    config.log_level = "ERROR"
+    SEEN.clear()
+    assert evaluate_checkpoint(config, file, teacher)["images"] == 5
+    return dict(SEEN)
+
+
+@pytest.mark.parametrize("names", groups())
+def test_predict_is_test_pixel_by_pixel(names: list[str], data: Path, tmp_path: Path) -> None:
+    config = shrink(load_config(names[0], work_dir=str(tmp_path / "work")))
+    file = checkpoint(config, tmp_path / "random.pth", describe(config))
+    out = tmp_path / "out"
+    assert cli.main(["predict", str(file), str(data / "images"), "--out", str(out), "--teacher"]) == 0
+    right = labels_of_test(config, file, data, teacher=True)
+    segmenter = pipa.load(file, weights="teacher")
+    several = 0
+    for name, label in right.items():
+        stem = Path(name).stem
+        written = np.asarray(Image.open(out / f"{stem}_label.png"))
+        np.testing.assert_array_equal(written, label, err_msg=f"{names[0]} {name}")
+        prediction = segmenter.predict(data / "images" / name)
+        np.testing.assert_array_equal(prediction.label_hw, label)
+        with Image.open(data / "images" / name) as image:
+            assert label.shape == ImageOps.exif_transpose(image).size[::-1]
+            np.testing.assert_array_equal(
+                prediction.image_hwc, np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            )
+        several += len(np.unique(label)) > 1
+    assert several == len(right)  # a network that says one thing everywhere would agree with anything
