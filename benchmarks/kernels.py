@@ -32,11 +32,13 @@ from twins import (
     twin_confusion,
     twin_convert,
     twin_cross_entropy,
+    twin_distribution,
     twin_downscale,
     twin_ema,
     twin_mix_and_augment,
     twin_patch_gated,
     twin_pixel_contrast,
+    twin_prototype_weights,
     twin_pseudo_label,
     twin_sample,
 )
@@ -141,6 +143,25 @@ def contrast() -> Iterator[Case]:
         lambda: with_gradient(lambda: ours(feat, label, prediction), feat),
         lambda: with_gradient(theirs, feat),
         None,
+    )
+    mean, var = torch.nn.functional.normalize(torch.randn(C, 256), dim=1), torch.rand(C, 256) / 256
+    yield Case(
+        "distribution contrast from 2x256x128x128x19, all pixels, forward + backward",
+        lambda: with_gradient(lambda: F.distribution_contrast(feat, label, mean, var), feat),
+        lambda: with_gradient(lambda: twin_distribution(feat, label, mean, var, 0.1), feat),
+        2e-6,
+    )
+    yield Case(
+        "the same beside the sampled pixel contrast",
+        lambda: with_gradient(lambda: F.distribution_contrast(feat, label, mean, var), feat),
+        lambda: with_gradient(lambda: ours(feat, label, prediction), feat),
+        None,
+    )
+    yield Case(
+        "prototype weights of 2x256x128x128x19",
+        lambda: F.prototype_weights(feat.detach(), mean),
+        lambda: twin_prototype_weights(feat.detach(), mean),
+        1e-5,
     )
     anchors, ids = twin_sample(feat.detach(), label, prediction, 1024, 100)
     anchors.requires_grad_()

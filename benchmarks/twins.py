@@ -200,3 +200,20 @@ def twin_convert(path: Path, target: Path, table: list[tuple[int, int]]) -> dict
             counts[train] = counts.get(train, 0) + n
     Image.fromarray(ids, mode="L").save(target)
     return counts
+
+
+def twin_distribution(embedding: Tensor, label: Tensor, mean: Tensor, var: Tensor, temperature: float) -> Tensor:
+    feat = torch.nn.functional.normalize(embedding, p=2, dim=1).permute(0, 2, 3, 1).contiguous().view(-1, mean.shape[1])
+    label = label.reshape(-1)
+    feat, label = feat[label != 255], label[label != 255]
+    logits = feat.mm(mean.t()) / temperature + feat.pow(2).mm(var.t()) / (2 * temperature**2)
+    return torch.nn.functional.cross_entropy(logits, label)
+
+
+def twin_prototype_weights(feat: Tensor, proto: Tensor) -> Tensor:
+    n, _, h, w = feat.shape
+    distance = -torch.ones(n, len(proto), h, w)
+    for k in range(len(proto)):
+        distance[:, k] = torch.norm(proto[k].reshape(-1, 1, 1).expand(-1, h, w) - feat, 2, dim=1)
+    nearest = distance.min(dim=1, keepdim=True).values
+    return torch.softmax(-(distance - nearest), dim=1)

@@ -4,6 +4,7 @@
 //! - `group`: the processes of a data-parallel training, through a trait too
 //! - `loss`: `contrast/` (the one streaming contrast), pixel and patch contrast, cross entropy, feature distance, memory bank
 //! - `anchors`, `patches`: which pixels are compared; geometry of overlapping crops
+//! - `prototypes`: mean features of the classes, and what distances to them say about a pixel
 //! - `pseudo_label`, `mix`, `augment`, `masking`, `teacher`: the target side of an iteration
 //! - `host`: kernels on host memory, counting, label files, `loader/`
 //! - `toy`: the embedded domain pair
@@ -20,6 +21,7 @@ pub mod loss;
 pub mod masking;
 pub mod mix;
 pub mod patches;
+pub mod prototypes;
 pub mod pseudo_label;
 pub mod rng;
 pub mod shape;

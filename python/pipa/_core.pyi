@@ -32,6 +32,7 @@ __all__ = [
     "cross_entropy",
     "depthwise",
     "depthwise_weight_gradient",
+    "distribution_contrast",
     "downscale_label",
     "draw_augment",
     "draw_class_mask",
@@ -54,10 +55,15 @@ __all__ = [
     "pixel_contrast_map",
     "png_read_bgr",
     "png_size",
+    "prototype_consistency",
+    "prototype_update",
+    "prototype_weights",
     "pseudo_label",
+    "rectified_label",
     "rng_state",
     "settings_schema",
     "strong_augment",
+    "symmetric_cross_entropy",
     "toy_draw",
 ]
 
@@ -240,3 +246,28 @@ def load_crop(
     | None
 ): ...
 def label_read(path: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]: ...
+def prototype_weights(feat: Tensor, proto: Tensor, temperature: float, seen: Tensor | None) -> Tensor: ...
+def prototype_update(
+    proto: Tensor, feat: Tensor, label: Tensor, momentum: float, min_pixels: int, ignore_index: int
+) -> Tensor: ...
+def rectified_label(prob: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]: ...
+def symmetric_cross_entropy(
+    logits: Tensor, label: Tensor, ce: float, rce: float, floor: float, ignore_index: int
+) -> Tensor: ...
+def prototype_consistency(
+    feat_student: Tensor,
+    feat_teacher: Tensor,
+    proto: Tensor,
+    temperature: float,
+    valid: Tensor | None,
+    seen: Tensor | None,
+) -> Tensor: ...
+def distribution_contrast(
+    embedding: Tensor,
+    label: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    temperature: float,
+    ignore_index: int,
+    seen: Tensor | None,
+) -> Tensor: ...

@@ -9,6 +9,7 @@ pub mod depthwise;
 pub mod labels;
 pub mod loader;
 pub mod math;
+pub mod planes;
 pub mod png;
 pub mod pool;
 pub mod prefetch;

@@ -3,13 +3,16 @@
 
 pub mod bank;
 pub mod contrast;
+pub mod distribution;
 pub mod feature_distance;
 pub mod patch;
 pub mod patch_gated;
 pub mod pixel;
 pub mod pixel_official;
+pub mod prototype_consistency;
 pub mod segmentation;
 pub(crate) mod surrogate;
+pub mod symmetric;
 
 #[cfg(test)]
 mod tests;

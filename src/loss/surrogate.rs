@@ -25,3 +25,12 @@ pub fn attach(value: Tensor, parts: &[(&Tensor, Tensor)]) -> Result<Tensor> {
     }
     Ok(total)
 }
+
+/// As [`attach`] for one large `x`, in one pass over it and without a map of its size. The forward value is `value` exactly
+/// where `x` is finite.
+pub fn attach_dot(value: Tensor, x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    let kind = value.f_kind()?;
+    let flat = x.f_to_kind(kind)?.f_reshape([-1])?;
+    let along = flat.f_dot(&gradient.f_to_kind(kind)?.f_reshape([-1])?)?;
+    Ok(value.f_add(&along.f_sub(&along.f_detach()?)?)?)
+}

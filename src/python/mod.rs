@@ -5,6 +5,7 @@ mod contrast;
 mod host;
 mod kernels;
 mod loader;
+mod prototypes;
 mod step;
 mod toy;
 
@@ -22,6 +23,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     toy::register(m)?;
     contrast::register(m)?;
     kernels::register(m)?;
+    prototypes::register(m)?;
     step::register(m)?;
     Ok(())
 }

@@ -22,6 +22,14 @@ from pipa.functional.augmentation import (
     strong_augment,
 )
 from pipa.functional.mixing import class_mask, class_mix, draw_class_mask, draw_classes, pseudo_label
+from pipa.functional.prototypes import (
+    distribution_contrast,
+    prototype_consistency,
+    prototype_update,
+    prototype_weights,
+    rectified_label,
+    symmetric_cross_entropy,
+)
 from pipa.functional.supervision import (
     accuracy,
     class_counts,
@@ -48,6 +56,7 @@ __all__: list[str] = [
     "contrast",
     "crop_patches",
     "cross_entropy",
+    "distribution_contrast",
     "downscale_label",
     "draw_augment",
     "draw_class_mask",
@@ -62,8 +71,13 @@ __all__: list[str] = [
     "patch_contrast_gated",
     "patch_overlap",
     "pixel_contrast",
+    "prototype_consistency",
+    "prototype_update",
+    "prototype_weights",
     "pseudo_label",
+    "rectified_label",
     "strong_augment",
+    "symmetric_cross_entropy",
 ]
 
 Formulation = Literal["official", "paper"]
