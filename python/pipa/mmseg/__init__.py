@@ -33,6 +33,7 @@ from pipa.mmseg.datasets.transforms import LoadImage, LoadLabel, PackUnlabelled,
 from pipa.mmseg.engine.checkpoint_hook import SafeCheckpointHook
 from pipa.mmseg.engine.optim_wrapper import AutocastOptimWrapper
 from pipa.mmseg.engine.pipa_hook import PipaHook
+from pipa.mmseg.engine.repeatable import RepeatableHook
 from pipa.mmseg.evaluation.metrics import DomainIoUMetric
 from pipa.mmseg.models.backbones.efficientnet_lite import EfficientNetLite
 from pipa.mmseg.models.backbones.mit import MiT
@@ -70,6 +71,7 @@ __all__ = [
     "PipaHook",
     "PseudoMargins",
     "RareClassSampling",
+    "RepeatableHook",
     "SafeCheckpointHook",
     "SeededDataset",
     "SyncCrop",

@@ -1,0 +1,102 @@
+"""One training of a study: its config, its training, and what is kept of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+import pipa
+from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, RepeatableHook, read_lines, read_progress
+from pipa.mmseg.run.train import check_option, hush, load_config, train
+
+
+def configure(run: Mapping[str, Any], folder: Path) -> Config:
+    """The config of a run.
+
+    Args:
+        run: ``config``, ``adapt``, ``settings``, ``iterations`` and ``seed`` (:class:`pipa.study.definition.Run`).
+        folder: of the run.
+
+    Raises:
+        ValueError: no such config, or a setting that it does not have.
+    """
+    hush()
+    config = load_config(run["config"], [], str(folder))
+    hooks = list(config.get("custom_hooks") or [])
+    if not run["adapt"]:
+        hooks = [hook for hook in hooks if hook.type != "PipaHook"]
+    adapting = [hook for hook in hooks if hook.type == "PipaHook"]
+    config.custom_hooks = hooks
+    for key, value in run["settings"].items():
+        if key.startswith("pipa."):
+            if not adapting:
+                raise ValueError(f"{run['config']}: has no PipaHook to take the setting {key}")
+            adapting[0][key.removeprefix("pipa.")] = value
+        else:
+            check_option(config, key)
+            config.merge_from_dict({key: value})
+    if config.train_cfg.get("dynamic_intervals"):  # mmengine takes tuples only, and YAML has none
+        config.train_cfg.dynamic_intervals = [tuple(pair) for pair in config.train_cfg.dynamic_intervals]
+    if run["iterations"] is not None:
+        set_iterations(config, run["iterations"])
+    config.custom_hooks = [*config.custom_hooks, {"type": RepeatableHook.__name__}]
+    config.randomness = {**(config.get("randomness") or {}), "seed": run["seed"]}
+    config.default_hooks.checkpoint.max_keep_ckpts = 1
+    config.visualizer = {"type": "SegLocalVisualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
+    config.log_level = "ERROR"
+    return config
+
+
+def set_iterations(config: Config, iterations: int) -> None:
+    """Shorten or lengthen a training; evaluations, checkpoints, schedules and the warm-up of the patch term scale."""
+    loop = config.train_cfg
+    scale = iterations / loop.max_iters
+
+    def scaled(value: int) -> int:
+        return max(1, round(value * scale))
+
+    loop.max_iters = iterations
+    loop.val_interval = scaled(loop.val_interval)
+    if loop.get("dynamic_intervals"):
+        loop.dynamic_intervals = [(scaled(begin), scaled(step)) for begin, step in loop.dynamic_intervals]
+    config.default_hooks.checkpoint.interval = scaled(config.default_hooks.checkpoint.interval)
+    for schedule in config.param_scheduler:
+        schedule.begin, schedule.end = round(schedule.begin * scale), scaled(schedule.end)
+    for place in (config.get("pipa") or {}, *(h for h in config.custom_hooks if h.type == "PipaHook")):
+        if "patch_warmup" in place:
+            place["patch_warmup"] = round(place["patch_warmup"] * scale)
+
+
+def run_once(run: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """Train from the newest checkpoint in ``folder``, or from the start.
+
+    Args:
+        run: as for :func:`configure`.
+
+    Returns:
+        Evaluations, log and versions; None where a signal ended the training before its last iteration.
+    """
+    config = configure(run, folder)
+    runner = train(config, resume=any(folder.glob("iter_*.pth")), threads=1 if not torch.cuda.is_available() else None)
+    if runner.iter < runner.max_iters:
+        return None
+    return {
+        "evaluations": read_lines(folder / EVALUATIONS),
+        "log": read_lines(folder / LOG),
+        "classes": list(runner.val_dataloader.dataset.metainfo["classes"]),
+        "seconds": read_progress(folder)["seconds"],
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    own = {"pipa": pipa.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {**own, "python": platform.python_version(), "device": device}

@@ -1,0 +1,197 @@
+"""What a study is: a grid of methods, settings and seeds over configs, and the rule of its score, fixed beforehand.
+
+    title: PiPa's terms on the embedded pair
+    config: toy_pipa                     # name of a shipped config, or a file beside this one
+    data: toy                            # drawn by the package; left out, the data come from --data-root
+    seeds: [0, 1, 2]
+    baseline: self-training              # what the others are compared with, seed by seed
+    score: {evaluations: 4}              # mean of the last four evaluations
+    settings: {train_cfg.val_interval: 50, pipa.gradient_interval: 100}
+    methods:
+      source-only: {adapt: false}        # without PipaHook
+      self-training: {settings: {pipa.pixel_weight: 0, pipa.patch_weight: 0}}
+    grid: {pipa.patch_temperature: [0.05, 0.1, 0.2]}      # further methods, one for each combination
+
+A setting is a dotted path into the config, as for ``--cfg-options``; ``pipa.NAME`` is a setting of the iteration,
+wherever the config gives it. ``iterations: N`` shortens or lengthens every training with its schedules and warm-ups.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipa.files.plain import SUFFIXES, read_plain
+
+SHIPPED = Path(__file__).resolve().parent / "definitions"
+KEYS = ("title", "config", "data", "seeds", "baseline", "score", "settings", "methods", "grid", "iterations", "test")
+METHOD_KEYS = ("config", "adapt", "settings")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a study."""
+
+    method: str
+    seed: int
+    config: str
+    adapt: bool
+    settings: Mapping[str, Any]
+    iterations: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder."""
+        return f"{re.sub(r'[^A-Za-z0-9.]+', '_', self.method).strip('_')}_seed{self.seed}"
+
+    def recorded(self) -> dict[str, Any]:
+        """What decides the run's numbers, as results.json keeps it."""
+        own = {"config": Path(self.config).name, "adapt": self.adapt, "iterations": self.iterations}
+        return {**own, **self.settings}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study. ``evaluations``: the score of a run is the mean of its last so many evaluations."""
+
+    name: str
+    title: str
+    runs: tuple[Run, ...]
+    baseline: str
+    evaluations: int
+    data: str | None = None
+    test: bool = False
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(run.method for run in self.runs))
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({run.seed for run in self.runs})
+
+    def only(
+        self,
+        methods: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        iterations: int | None = None,
+    ) -> Study:
+        """A part of the study, or the study with trainings of another length."""
+        for method in methods or ():
+            if method not in self.methods:
+                raise ValueError(f"--methods: {self.name} has no {method!r}, only {', '.join(map(repr, self.methods))}")
+        by_method = [next(r for r in self.runs if r.method == m) for m in methods or self.methods]
+        chosen = [replace(r, seed=s) for s in (self.seeds if seeds is None else seeds) for r in by_method]
+        if iterations is not None:
+            chosen = [replace(run, iterations=iterations) for run in chosen]
+        return replace(self, runs=tuple(chosen))
+
+
+def shipped() -> list[tuple[str, str]]:
+    """Name and title of every study that comes with the package."""
+    return [(path.stem, read_study(path).title) for path in sorted(SHIPPED.glob("*.yaml"))]
+
+
+def find(study: str | Path) -> Study:
+    """A study by its file, or by the name of a shipped one."""
+    path = Path(study)
+    if path.suffix in SUFFIXES or len(path.parts) > 1:
+        return read_study(path)
+    names = [p.stem for p in SHIPPED.glob("*.yaml")]
+    if path.name not in names:
+        near = difflib.get_close_matches(path.name, names, n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"no study named {str(study)!r}{hint} (`pipa study --list` shows the shipped ones)")
+    return read_study(SHIPPED / f"{path.name}.yaml")
+
+
+def read_study(path: Path) -> Study:
+    """A study from its YAML or JSON file. A ValueError names the file, the key, what was expected and what came."""
+    content = read_plain(path)
+    check(isinstance(content, Mapping), path, "a mapping of " + ", ".join(KEYS), content)
+    known(content, KEYS, path)
+    config = content.get("config")
+    methods = content.get("methods") or {}
+    grid = content.get("grid") or {}
+    common = content.get("settings") or {}
+    seeds = content.get("seeds", [0])
+    iterations = content.get("iterations")
+    score = content.get("score")
+    for key, value in (("methods", methods), ("grid", grid), ("settings", common), ("score", score)):
+        check(isinstance(value, Mapping), f"{path}: {key}", "a mapping", value)
+    check(bool(methods or grid), path, "methods or a grid", "neither")
+    whole = isinstance(seeds, list) and bool(seeds) and all(natural(seed) for seed in seeds)
+    check(whole and len(set(seeds)) == len(seeds), f"{path}: seeds", "a list of different whole numbers", seeds)
+    known(score, ("evaluations",), f"{path}: score")
+    last = score.get("evaluations")
+    check(natural(last) and last > 0, f"{path}: score.evaluations", "a whole number of 1 or more", last)
+    check(
+        iterations is None or (natural(iterations) and iterations > 0), f"{path}: iterations", "1 or more", iterations
+    )
+    check(content.get("data") in (None, "toy"), f"{path}: data", "toy, or nothing", content.get("data"))
+    check(isinstance(content.get("test", False), bool), f"{path}: test", "true or false", content.get("test"))
+    entries = [(str(name), entry or {}) for name, entry in methods.items()]
+    entries += [(named(point), {"settings": point}) for point in combinations(grid, path)]
+    made = []
+    for name, entry in entries:
+        place = f"{path}: methods.{name}"
+        check(isinstance(entry, Mapping), place, "a mapping of " + ", ".join(METHOD_KEYS), entry)
+        known(entry, METHOD_KEYS, place)
+        own = entry.get("config", config)
+        check(isinstance(own, str), f"{place}: config", "the name or file of a config, here or for the study", own)
+        if Path(own).suffix:
+            own = str(path.parent / own)
+        adapt, settings = entry.get("adapt", True), entry.get("settings") or {}
+        check(isinstance(adapt, bool), f"{place}: adapt", "true or false", adapt)
+        check(isinstance(settings, Mapping), f"{place}: settings", "a mapping", settings)
+        every = {key: value for key, value in {**common, **settings}.items() if adapt or not key.startswith("pipa.")}
+        made.append(Run(name, 0, own, adapt, every, iterations))
+    names = [run.method for run in made]
+    check(len({run.folder for run in made}) == len(made), f"{path}: methods", "names that differ in letters", names)
+    baseline = content.get("baseline", names[0])
+    check(baseline in names, f"{path}: baseline", "one of " + ", ".join(names), baseline)
+    # Seed by seed, so that whole seeds exist early: a comparison is between runs of one seed.
+    runs = tuple(replace(run, seed=seed) for seed in seeds for run in made)
+    title = str(content.get("title") or path.stem)
+    return Study(path.stem, title, runs, baseline, last, content.get("data"), content.get("test", False))
+
+
+def combinations(grid: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Every point of the grid, the first setting slowest."""
+    if not grid:
+        return []
+    for key, values in grid.items():
+        check(isinstance(values, list) and bool(values), f"{path}: grid.{key}", "a list of values", values)
+    return [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+
+
+def named(point: Mapping[str, Any]) -> str:
+    """Name of a point of the grid, `pixel_weight 0.1, patch_weight 0.3`."""
+    return ", ".join(f"{key.rsplit('.', 1)[-1]} {shown(value)}" for key, value in point.items())
+
+
+def shown(value: Any) -> str:
+    """A value as a name shows it: a size is 64x64."""
+    return "x".join(map(str, value)) if isinstance(value, list) else f"{value}"
+
+
+def natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def check(holds: bool, place: object, expected: str, came: Any) -> None:
+    if not holds:
+        raise ValueError(f"{place}: expected {expected}, got {came!r}")
+
+
+def known(given: Mapping[str, Any], keys: Sequence[str], place: object) -> None:
+    for key in given:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(keys)}"
+            raise ValueError(f"{place}: unknown key {key!r}; {hint}")

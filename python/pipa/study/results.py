@@ -1,0 +1,131 @@
+"""results.json of a study: what is known of every finished run.
+
+    {"study", "title", "baseline", "evaluations", "methods", "runs": [{"method", "seed", "mIoU", "teacher_mIoU",
+     "iou", "teacher_iou", "curve", "log", "settings", "seconds", "versions"}]}
+
+All IoU are in per cent and follow the score rule, the mean of the last ``evaluations`` evaluations; ``teacher_*`` is
+null for trainings without a teacher. ``curve`` holds every evaluation, ``log`` the training's scalars.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipa.files.atomic import write_text
+from pipa.files.plain import read_plain
+from pipa.study.definition import Run, Study
+
+
+def summary(run: Run, result: Mapping[str, Any], evaluations: int) -> dict[str, Any]:
+    """The entry of a finished run.
+
+    Args:
+        result: what the worker left: evaluations, log, classes, seconds, versions.
+        evaluations: the score is the mean of the last so many.
+
+    Raises:
+        ValueError: the training was evaluated fewer times than the score needs.
+    """
+    lines = result["evaluations"]
+    if len(lines) < evaluations:
+        raise ValueError(
+            f"{run.method}, seed {run.seed}: the score is the mean of the last {evaluations} evaluations, "
+            f"but the training has {len(lines)}; set train_cfg.val_interval in the study's settings"
+        )
+    last = lines[-evaluations:]
+    teacher = "teacher/mIoU" in last[-1]
+    curve = {"iteration": [line["iteration"] for line in lines], "mIoU": [rounded(line["mIoU"]) for line in lines]}
+    if teacher:
+        curve["teacher_mIoU"] = [rounded(line["teacher/mIoU"]) for line in lines]
+    names = result["classes"]
+    return {
+        "method": run.method,
+        "seed": run.seed,
+        "mIoU": average(last, "mIoU"),
+        "teacher_mIoU": average(last, "teacher/mIoU") if teacher else None,
+        "iou": {name: average(last, f"IoU.{name}") for name in names},
+        "teacher_iou": {name: average(last, f"teacher/IoU.{name}") for name in names} if teacher else None,
+        "curve": curve,
+        "log": columns(result["log"]),
+        "settings": run.recorded(),
+        "seconds": round(result["seconds"], 1),
+        "versions": result["versions"],
+    }
+
+
+def average(lines: Sequence[Mapping[str, float]], key: str) -> float | None:
+    """Mean of a metric; null where a class neither occurs nor is predicted, as JSON has no NaN."""
+    values = [line[key] for line in lines]
+    mean = sum(values) / len(values)
+    return rounded(mean)
+
+
+def rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def columns(lines: Sequence[Mapping[str, float]]) -> dict[str, dict[str, list[float | None]]]:
+    """Scalars by name, each with its own iterations: some are logged more rarely than others."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name != "iteration":
+                column = found.setdefault(name, {"iteration": [], "value": []})
+                column["iteration"].append(line["iteration"])
+                column["value"].append(float(f"{value:.4g}") if math.isfinite(value) else None)
+    return found
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results.json. A ValueError names the file where it is none."""
+    content = read_plain(path)
+    needed = ("study", "title", "baseline", "evaluations", "methods", "runs")
+    if not isinstance(content, dict) or any(key not in content for key in needed):
+        raise ValueError(f"{path}: expected the results of a study with {', '.join(needed)}")
+    return content
+
+
+def write_results(path: Path, study: Study, entries: Sequence[Mapping[str, Any]]) -> None:
+    """All finished runs, method by method and seed by seed."""
+    order = {method: i for i, method in enumerate(study.methods)}
+    head = {
+        "study": study.name,
+        "title": study.title,
+        "baseline": study.baseline,
+        "evaluations": study.evaluations,
+        "methods": study.methods,
+    }
+    runs = sorted(entries, key=lambda entry: (order.get(entry["method"], len(order)), entry["seed"]))
+    # A line per run: a page of numbers that a version control can compare.
+    body = ",\n".join(json.dumps(run) for run in runs)
+    text = json.dumps(head, indent=1)[:-2] + ',\n "runs": [\n' + body + "\n]}\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def kept(path: Path, study: Study) -> list[dict[str, Any]]:
+    """Runs of an earlier results file; those of the study itself must have been made with its settings.
+
+    Raises:
+        ValueError: the file is another study's, or a run of it was made with other settings.
+    """
+    if not path.is_file():
+        return []
+    content = read_results(path)
+    for key, value in (("study", study.name), ("evaluations", study.evaluations)):
+        if content[key] != value:
+            raise ValueError(f"{path}: expected results with {key} {value!r}, got {content[key]!r}; give another --out")
+    wanted = {(run.method, run.seed): run.recorded() for run in study.runs}
+    for entry in content["runs"]:
+        settings = wanted.get((entry["method"], entry["seed"]), entry["settings"])
+        if settings != entry["settings"]:
+            key = next(k for k in {**settings, **entry["settings"]} if settings.get(k) != entry["settings"].get(k))
+            raise ValueError(
+                f"{path}: {entry['method']}, seed {entry['seed']} was made with {key} {entry['settings'].get(key)!r}, "
+                f"but the study says {settings.get(key)!r}; give another --out"
+            )
+    return content["runs"]

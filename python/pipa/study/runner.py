@@ -1,0 +1,240 @@
+"""The trainings of a study, side by side, each in a process of one thread (or with a GPU of its own)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from pipa import toy
+from pipa.files.atomic import write_text
+from pipa.study.definition import Run, Study
+from pipa.study.progress import clock, table, time_left
+from pipa.study.results import kept, summary, write_results
+from pipa.study.worker import LOCK, RESULT, RUN
+
+TRAIN_IMAGES, VAL_IMAGES = 300, 60  # of the embedded pair, as in the demo
+OUTPUT = "output.txt"
+# A training that is asked to stop saves first; after this many seconds it is killed, and loses what came since its
+# newest checkpoint.
+PATIENCE = 60.0
+
+
+@dataclass
+class Running:
+    """A training in its process."""
+
+    run: Run
+    folder: Path
+    process: subprocess.Popen[bytes]
+    device: int
+
+
+@dataclass
+class State:
+    """What is left, what runs, what is known."""
+
+    pending: list[Run]
+    done: list[dict[str, Any]]
+    running: list[Running] = field(default_factory=list)
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    results: Path | None = None,
+    jobs: int | None = None,
+    data_root: Path | None = None,
+    keep_checkpoints: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Train all runs of a study that are not in its results yet.
+
+    Stop it in any way and call it again: finished runs stay, the others go on from their newest checkpoint.
+
+    Args:
+        study: what to train.
+        out: folder of the study; runs in ``out/runs``, and the embedded pair's images in ``out/data``.
+        results: file for the numbers of finished runs, ``out/results.json`` when not given.
+        jobs: processes side by side: one per GPU, or one per CPU core, when not given.
+        data_root: folder of the data sets, for studies that do not draw their own.
+        keep_checkpoints: keep the last checkpoint of each run instead of its numbers alone.
+
+    Returns:
+        The results file.
+
+    Raises:
+        ValueError: results of other settings are in the way. RuntimeError: a training failed; the others were stopped
+        and can go on. KeyboardInterrupt: SIGINT or SIGTERM, after the trainings have saved.
+    """
+    console = console or Console()
+    results = results or out / "results.json"
+    devices = gpu_count()
+    jobs = jobs or devices or os.cpu_count() or 1
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out), signals():
+        done = kept(results, study)
+        finished = {(entry["method"], entry["seed"]) for entry in done}
+        state = State([run for run in study.runs if (run.method, run.seed) not in finished], done)
+        environment = child_environment(data_folder(study, out, data_root), devices)
+        live = Live(console=console, refresh_per_second=1, transient=True) if console.is_terminal else None
+        try:
+            with live or contextlib.nullcontext():
+                while state.pending or state.running:
+                    while state.pending and len(state.running) < jobs:
+                        free = min(set(range(jobs)) - {r.device for r in state.running})
+                        run = state.pending.pop(0)
+                        state.running.append(start(run, out, free, devices, environment, keep_checkpoints))
+                    time.sleep(0.2)
+                    for one in [r for r in state.running if r.process.poll() is not None]:
+                        state.running.remove(one)
+                        state.done.append(collect(one, study))
+                        write_results(results, study, state.done)
+                        if live is None:
+                            tell(console, state, one.run, jobs)
+                    if live is not None:
+                        live.update(table(study.title, state.pending, progress(state), of(study, state.done), jobs))
+        finally:
+            stop(state.running)
+        write_results(results, study, state.done)
+    return results
+
+
+def of(study: Study, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Finished runs that belong to what was asked for."""
+    wanted = {(run.method, run.seed) for run in study.runs}
+    return [entry for entry in done if (entry["method"], entry["seed"]) in wanted]
+
+
+def data_folder(study: Study, out: Path, data_root: Path | None) -> Path | None:
+    """Where the data are; the embedded pair is drawn."""
+    if study.data != "toy":
+        if data_root is not None and not data_root.is_dir():
+            raise ValueError(f"--data-root: expected a folder, got {str(data_root)!r}")
+        return data_root
+    return toy.write(data_root or out / "data", TRAIN_IMAGES, VAL_IMAGES)
+
+
+def child_environment(data: Path | None, devices: int) -> dict[str, str]:
+    environment = dict(os.environ)
+    if data is not None:
+        environment["PIPA_DATA"] = str(data.resolve())
+    if not devices:
+        environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = "1"
+    return environment
+
+
+def gpu_count() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def start(run: Run, out: Path, slot: int, devices: int, environment: dict[str, str], keep: bool) -> Running:
+    """Start or go on with a run in its folder.
+
+    Raises:
+        ValueError: the folder holds an unfinished run of other settings.
+    """
+    folder = (out / "runs" / run.folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {"run": asdict(run), "keep_checkpoints": keep}
+    before = folder / RUN
+    if before.is_file() and json.loads(before.read_text())["run"] != wanted["run"]:
+        raise ValueError(f"{folder}: holds an unfinished run of other settings; remove it or give another --out")
+    write_text(before, json.dumps(wanted, indent=1))
+    own = dict(environment)
+    if devices:
+        visible = own.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(i) for i in range(devices)]
+        own["CUDA_VISIBLE_DEVICES"] = names[slot % devices]
+    with (folder / OUTPUT).open("ab") as output:
+        command = [sys.executable, "-m", "pipa.study.worker", str(folder)]
+        # A session of its own: Ctrl-C reaches this process, which asks each training once.
+        process = subprocess.Popen(
+            command, env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    return Running(run, folder, process, slot)
+
+
+def collect(one: Running, study: Study) -> dict[str, Any]:
+    """The entry of a run whose process has ended; its folder goes, unless checkpoints are kept."""
+    code = one.process.returncode
+    if code != 0 or not (one.folder / RESULT).is_file():
+        lines = [line for line in (one.folder / OUTPUT).read_text(errors="replace").splitlines() if line.strip()]
+        said = lines[-1] if lines else "it said nothing"
+        name = f"{one.run.method}, seed {one.run.seed}"
+        raise RuntimeError(f"{name}: the training ended with code {code}: {said} (all of it: {one.folder / OUTPUT})")
+    entry = summary(one.run, json.loads((one.folder / RESULT).read_text()), study.evaluations)
+    if not list(one.folder.glob("*.pth")):
+        shutil.rmtree(one.folder)
+    return entry
+
+
+def progress(state: State) -> dict[Run, dict[str, Any]]:
+    from pipa.mmseg.engine.repeatable import read_progress
+
+    return {one.run: read_progress(one.folder) for one in state.running}
+
+
+def tell(console: Console, state: State, run: Run, jobs: int) -> None:
+    """One line per finished run, where the output is no terminal."""
+    entry = state.done[-1]
+    teacher = "" if entry["teacher_mIoU"] is None else f", teacher {entry['teacher_mIoU']:.1f}"
+    left = clock(time_left(state.pending, progress(state), state.done, jobs))
+    waiting = len(state.pending) + len(state.running)
+    console.print(f"{run.method}, seed {run.seed}: mIoU {entry['mIoU']:.1f}{teacher}; {waiting} runs and {left} left")
+
+
+def stop(running: list[Running]) -> None:
+    """Ask the trainings to save and end; wait for them."""
+    for one in running:
+        one.process.terminate()
+    end = time.monotonic() + PATIENCE
+    for one in running:
+        try:
+            one.process.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            one.process.kill()
+            one.process.wait()
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One study per folder; the lock goes with its process, however that ends."""
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{out}: another `pipa study` is at work here; wait for it or give another --out"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[None]:
+    """SIGTERM ends a study as Ctrl-C does."""
+
+    def raised(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, raised)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
