@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipa.commands import predict as predicting
+from pipa.commands import study
 from pipa.environment import hide_remarks
 
 
@@ -127,6 +128,10 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per seed (default: 0)")
     demo.add_argument("--iterations", type=int, help="iterations of each training (default: the config's)")
     demo.add_argument("--oracle", action="store_true", help="also train on target labels, the upper bound")
+
+    study.add_arguments(
+        add("study", study.run, "Train a grid of methods and seeds; tables of paired differences, plots.")
+    )
     return top
 
 

@@ -29,11 +29,11 @@ from typing import Any
 from pipa.files.plain import SUFFIXES, read_plain
 
 SHIPPED = Path(__file__).resolve().parent / "definitions"
-KEYS = ("title", "config", "data", "seeds", "baseline", "score", "settings", "methods", "grid", "iterations", "test")
+KEYS = ("title", "config", "data", "seeds", "baseline", "score", "settings", "methods", "grid", "iterations")
 METHOD_KEYS = ("config", "adapt", "settings")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One training of a study."""
 
@@ -57,19 +57,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole study. ``evaluations``: the score of a run is the mean of its last so many evaluations."""
+    """A whole study, or a part of it.
+
+    ``evaluations``: the score of a run is the mean of its last so many evaluations. ``methods``: all of the whole study.
+    """
 
     name: str
     title: str
     runs: tuple[Run, ...]
     baseline: str
     evaluations: int
+    methods: tuple[str, ...]
     data: str | None = None
-    test: bool = False
-
-    @property
-    def methods(self) -> list[str]:
-        return list(dict.fromkeys(run.method for run in self.runs))
 
     @property
     def seeds(self) -> list[int]:
@@ -134,7 +133,6 @@ def read_study(path: Path) -> Study:
         iterations is None or (natural(iterations) and iterations > 0), f"{path}: iterations", "1 or more", iterations
     )
     check(content.get("data") in (None, "toy"), f"{path}: data", "toy, or nothing", content.get("data"))
-    check(isinstance(content.get("test", False), bool), f"{path}: test", "true or false", content.get("test"))
     entries = [(str(name), entry or {}) for name, entry in methods.items()]
     entries += [(named(point), {"settings": point}) for point in combinations(grid, path)]
     made = []
@@ -158,7 +156,7 @@ def read_study(path: Path) -> Study:
     # Seed by seed, so that whole seeds exist early: a comparison is between runs of one seed.
     runs = tuple(replace(run, seed=seed) for seed in seeds for run in made)
     title = str(content.get("title") or path.stem)
-    return Study(path.stem, title, runs, baseline, last, content.get("data"), content.get("test", False))
+    return Study(path.stem, title, runs, baseline, last, tuple(names), content.get("data"))
 
 
 def combinations(grid: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:

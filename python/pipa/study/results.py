@@ -97,7 +97,7 @@ def write_results(path: Path, study: Study, entries: Sequence[Mapping[str, Any]]
         "title": study.title,
         "baseline": study.baseline,
         "evaluations": study.evaluations,
-        "methods": study.methods,
+        "methods": list(study.methods),
     }
     runs = sorted(entries, key=lambda entry: (order.get(entry["method"], len(order)), entry["seed"]))
     # A line per run: a page of numbers that a version control can compare.

@@ -35,7 +35,7 @@ class RepeatableHook(Hook):
     - An evaluation that was due at the resumed iteration, but was cut off by the kill, is made up for.
     - Evaluations go to ``work_dir/evaluations.jsonl``, and the scalars of every ``interval``-th iteration to
       ``work_dir/log.jsonl``; after a resume a later line stands for an earlier one of the same iteration.
-    - ``work_dir/progress.json`` says once a second how far the training is and how long it has taken, with all its starts.
+    - ``work_dir/progress.json`` says once a second how far the training is, and how long it took with all its starts.
 
     Args:
         interval: iterations between two lines of the log.

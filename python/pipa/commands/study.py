@@ -1,0 +1,105 @@
+"""`pipa study`: train a grid over seeds and say what differs by more than chance.
+
+The command line reads this file for every command, so what the study needs is imported where it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the subcommand."""
+    parser.add_argument("study", nargs="?", help="name of a shipped study, or a YAML file")
+    parser.add_argument("--list", action="store_true", help="list the shipped studies")
+    parser.add_argument(
+        "--tables",
+        nargs="+",
+        metavar="PAGE",
+        help="put the numbers of the JSON files into these Markdown pages and draw their plots; trains nothing",
+    )
+    parser.add_argument("--studies", default="docs/studies", help="--tables: folder of the JSON files (docs/studies)")
+    parser.add_argument("--out", help="folder for unfinished runs, tables and plots (default: studies/NAME)")
+    parser.add_argument("--results", help="file of the finished runs' numbers (default: results.json in --out)")
+    parser.add_argument("--data-root", help="folder of the data sets")
+    parser.add_argument("--jobs", type=int, help="trainings side by side (default: one per GPU, or per core)")
+    parser.add_argument("--methods", nargs="+", help="only these methods")
+    parser.add_argument("--seeds", type=int, nargs="+", help="these seeds instead of the study's")
+    parser.add_argument("--iterations", type=int, help="another length of each training; schedules scale with it")
+    parser.add_argument("--keep-checkpoints", action="store_true", help="keep the last checkpoint of every run")
+
+
+def run(a: argparse.Namespace) -> int:
+    """The subcommand: list, renew pages, or train."""
+    if a.list:
+        from pipa.study.definition import shipped
+
+        for name, title in shipped():
+            print(f"{name:<24} {title}")
+        return 0
+    if a.tables:
+        for page in map(Path, a.tables):
+            renew(page, Path(a.studies))
+            print(f"numbers renewed: {page}")
+        return 0
+    if a.study is None:
+        raise ValueError(
+            "study: expected the name of a study or a YAML file (`pipa study --list` shows the shipped ones)"
+        )
+    for name, value in (("--jobs", a.jobs), ("--iterations", a.iterations)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {value}")
+    if any(seed < 0 for seed in a.seeds or ()):
+        raise ValueError(f"--seeds: expected 0 or more, got {a.seeds}")
+    from pipa.study.definition import find
+    from pipa.study.runner import run_study
+
+    study = find(a.study).only(a.methods, a.seeds, a.iterations)
+    out = Path(a.out or f"studies/{study.name}")
+    root = a.data_root or (os.environ.get("PIPA_DATA") if study.data is None else None)
+    results = run_study(
+        study,
+        out,
+        results=Path(a.results) if a.results else None,
+        jobs=a.jobs,
+        data_root=Path(root) if root else None,
+        keep_checkpoints=a.keep_checkpoints,
+    )
+    show(results, out)
+    print(f"numbers: {results}; tables and plots: {out}")
+    return 0
+
+
+def show(results: Path, out: Path) -> None:
+    """Tables on the screen and in ``out``, plots in ``out``."""
+    from rich.console import Console
+
+    from pipa.files.atomic import write_text
+    from pipa.study.plots import curves, forest
+    from pipa.study.results import read_results
+    from pipa.study.tables import markdown
+
+    content = read_results(results)
+    page = markdown(content)
+    Console(soft_wrap=True).print(page, markup=False, highlight=False)
+    write_text(out / "tables.md", page)
+    forest(content, out / "forest.svg")
+    curves(content, out / "curves.svg")
+
+
+def renew(page: Path, folder: Path) -> None:
+    """Numbers of a page, and the plots of its studies beside their JSON files."""
+    from pipa.files.atomic import write_text
+    from pipa.study.page import fill, studies_of
+    from pipa.study.plots import curves, forest
+    from pipa.study.results import read_results
+
+    text = page.read_text(encoding="utf-8")
+    filled = fill(text, folder)
+    for name in studies_of(text):
+        content = read_results(folder / f"{name}.json")
+        forest(content, folder / f"{name}_forest.svg")
+        curves(content, folder / f"{name}_curves.svg")
+    write_text(page, filled)

@@ -1,0 +1,57 @@
+"""Numbers of a page that come from the studies' JSON files, between markers that Markdown does not show.
+
+<!-- study toy_terms scores -->  ... <!-- /study -->                          a table
+<!-- study toy_terms differences: self-training -->  ... <!-- /study -->      against another baseline
+<!-- study toy_terms gain: PiPa | self-training | teacher -->...<!-- /study -->    a phrase, inside of a sentence
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipa.study.results import read_results
+from pipa.study.tables import class_table, difference_table, gain, rule, score_table
+
+MARKER = re.compile(r"<!-- study (\S+) (\w+)(?:: (.*?))? -->(.*?)<!-- /study -->", re.DOTALL)
+TABLES = ("scores", "differences", "classes")
+
+
+def fill(text: str, folder: Path) -> str:
+    """The page with every marked place made anew from ``folder/NAME.json``.
+
+    Raises:
+        ValueError: a marker that says something else, or names a file that is no result of a study.
+    """
+
+    def made(found: re.Match[str]) -> str:
+        study, kind, argument = found[1], found[2], found[3]
+        path = folder / f"{study}.json"
+        if not path.is_file():
+            raise ValueError(f"marker {found[0].splitlines()[0]!r}: there is no {path}")
+        results = read_results(path)
+        head = found[0][: found.start(4) - found.start()]
+        if kind == "gain":
+            parts = [part.strip() for part in (argument or "").split("|")]
+            if len(parts) != 3:
+                raise ValueError(f"marker {head!r}: expected gain: METHOD | BASELINE | student or teacher")
+            return f"{head}{gain(results, *parts)}<!-- /study -->"
+        if kind == "seconds":
+            taken = [run["seconds"] for run in results["runs"] if argument in (None, run["method"])]
+            return f"{head}{sum(taken) / len(taken) / 60:.0f} min<!-- /study -->"
+        makers = {
+            "rule": lambda: rule(results),
+            "scores": lambda: score_table(results),
+            "differences": lambda: difference_table(results, argument),
+            "classes": lambda: class_table(results, argument),
+        }
+        if kind not in makers:
+            raise ValueError(f"marker {head!r}: expected one of {', '.join(makers)}, gain, seconds; got {kind!r}")
+        return f"{head}\n\n{makers[kind]()}\n\n<!-- /study -->"
+
+    return MARKER.sub(made, text)
+
+
+def studies_of(text: str) -> list[str]:
+    """Names of the studies that a page shows, in the order of their first place."""
+    return list(dict.fromkeys(found[1] for found in MARKER.finditer(text)))

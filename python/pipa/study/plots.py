@@ -1,0 +1,79 @@
+"""Forest plot and curves of a study as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipa.study.statistics import MODELS, compare, has_teacher
+from pipa.study.tables import methods
+
+# Equal results give equal files.
+STEADY = {"svg.hashsalt": "pipa", "svg.fonttype": "path", "font.size": 9}
+COLOURS = {"student": "#4269d0", "teacher": "#c9570f"}
+
+
+def forest(results: Mapping[str, Any], path: Path) -> Path:
+    """Paired differences to the baseline with their 95 % bootstrap intervals; small dots are the seeds."""
+    baseline = results["baseline"]
+    rows = []
+    for method in methods(results):
+        for model in MODELS:
+            if model == "teacher" and not any(has_teacher(results, name) for name in (method, baseline)):
+                continue
+            found = None if method == baseline else compare(results, method, baseline, model)
+            if found is not None:
+                rows.append((method, model, found))
+    with matplotlib.rc_context(STEADY):
+        figure = Figure(figsize=(6.4, 0.8 + 0.3 * max(1, len(rows))), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0, color="#888", linewidth=0.8)
+        for y, (_, model, found) in enumerate(rows):
+            colour = COLOURS[model]
+            axes.plot(found.differences, [y] * len(found.differences), "o", color=colour, alpha=0.35, markersize=3)
+            if found.bootstrap is not None:
+                axes.plot(found.bootstrap, [y, y], color=colour, linewidth=2)
+            axes.plot([found.mean], [y], "D", color=colour, markersize=5)
+        axes.set_yticks(range(len(rows)), [f"{method}, {model}" for method, model, _ in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="x", color="#ddd")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(f"mIoU minus {baseline}'s, points")
+        return save(figure, path)
+
+
+def curves(results: Mapping[str, Any], path: Path) -> Path:
+    """mIoU over the iterations, mean of the seeds: students in the left panel, teachers in the right one."""
+    with matplotlib.rc_context(STEADY):
+        figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, model, key in zip(panels, MODELS, ("mIoU", "teacher_mIoU"), strict=True):
+            for i, method in enumerate(methods(results)):
+                runs = [r for r in results["runs"] if r["method"] == method and key in r["curve"]]
+                if not runs:
+                    continue
+                # A study whose length was changed has curves of several lengths: the mean is over equal ones.
+                steps = max((tuple(r["curve"]["iteration"]) for r in runs), key=len)
+                lines = [r["curve"][key] for r in runs if tuple(r["curve"]["iteration"]) == steps]
+                axes.plot(steps, np.mean(lines, axis=0), marker=".", color=f"C{i}", label=method)
+            axes.set_title(model)
+            axes.set_xlabel("iteration")
+            axes.grid(color="#ddd")
+        panels[0].set_ylabel("mIoU, per cent")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
+        return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STEADY):
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "pipa"})
+    # matplotlib ends lines of a path with blanks, which version controls complain about.
+    path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
+    return path

@@ -1,0 +1,118 @@
+"""What differs by more than chance: paired differences over seeds, by SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 9999
+MODELS = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of two methods, seed by seed.
+
+    Attributes:
+        seeds, differences: of the seeds that both methods have, in points of per cent.
+        mean: of the differences.
+        bootstrap: 95 % interval of the mean, by resampling the seeds (percentile); None below two seeds.
+        student_t: 95 % interval by Student's t, which is honest about how little few seeds say; None below two seeds.
+        better: seeds with a difference above 0.
+        sign_p: two-sided p of the sign test (differences of 0 left out); None where none is left. Five seeds that all
+            point one way give 0.0625: fewer than six cannot reach 0.05.
+    """
+
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    mean: float
+    bootstrap: tuple[float, float] | None
+    student_t: tuple[float, float] | None
+    better: int
+    sign_p: float | None
+
+
+def paired(seeds: Sequence[int], differences: Sequence[float]) -> Paired:
+    """Statistics of differences that are there already.
+
+    >>> paired([0, 1, 2], [1.0, 2.0, 3.0]).mean
+    2.0
+    """
+    values = np.asarray(differences, dtype=float)
+    if len(values) == 0:
+        raise ValueError("paired: expected a seed that both methods have, got none")
+    bootstrap = student_t = None
+    if len(values) > 1:
+        if np.ptp(values) == 0:  # every resample is the same: SciPy would warn and give NaN
+            bootstrap = student_t = (float(values[0]), float(values[0]))
+        else:
+            interval = stats.bootstrap(
+                (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+            ).confidence_interval
+            bootstrap = (float(interval.low), float(interval.high))
+            by_t = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+            student_t = (float(by_t.low), float(by_t.high))
+    better, worse = int((values > 0).sum()), int((values < 0).sum())
+    sign_p = float(stats.binomtest(better, better + worse, 0.5).pvalue) if better + worse else None
+    return Paired(tuple(seeds), tuple(map(float, values)), float(values.mean()), bootstrap, student_t, better, sign_p)
+
+
+def compare(results: Mapping[str, Any], method: str, baseline: str, model: str = "student") -> Paired | None:
+    """Paired differences of two methods of a study; None where they share no seed.
+
+    Args:
+        model: "student", or "teacher": then a training without a teacher counts with its one network.
+    """
+    ours, theirs = scores(results, method, model), scores(results, baseline, model)
+    seeds = sorted(set(ours) & set(theirs))
+    return paired(seeds, [ours[s] - theirs[s] for s in seeds]) if seeds else None
+
+
+def scores(results: Mapping[str, Any], method: str, model: str = "student") -> dict[int, float]:
+    """Score of each seed of a method."""
+    found = {}
+    for run in results["runs"]:
+        if run["method"] == method:
+            teacher = run["teacher_mIoU"] if model == "teacher" else None
+            found[run["seed"]] = run["mIoU"] if teacher is None else teacher
+    return found
+
+
+def class_differences(
+    results: Mapping[str, Any], method: str, baseline: str, model: str = "student"
+) -> dict[str, float | None]:
+    """Mean paired difference of each class; None where a class has no IoU in one of the runs."""
+    ours, theirs = (class_scores(results, name, model) for name in (method, baseline))
+    seeds = sorted(set(ours) & set(theirs))
+    names = list(next(iter(ours.values()))) if ours else []
+    means: dict[str, float | None] = {}
+    for name in names:
+        values = [
+            ours[s][name] - theirs[s][name]
+            for s in seeds
+            if ours[s][name] is not None and theirs[s].get(name) is not None
+        ]
+        means[name] = sum(values) / len(values) if values and len(values) == len(seeds) else None
+    return means
+
+
+def class_scores(results: Mapping[str, Any], method: str, model: str) -> dict[int, dict[str, Any]]:
+    """IoU of the classes by seed."""
+    return {
+        run["seed"]: run["teacher_iou"] if model == "teacher" and run["teacher_iou"] else run["iou"]
+        for run in results["runs"]
+        if run["method"] == method
+    }
+
+
+def has_teacher(results: Mapping[str, Any], method: str) -> bool:
+    return any(run["teacher_mIoU"] is not None for run in results["runs"] if run["method"] == method)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample deviation; no deviation of a single value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -1,0 +1,110 @@
+"""Markdown tables of a study's results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipa.study.statistics import MODELS, Paired, class_differences, compare, has_teacher, scores, spread
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """All tables of a study as one page."""
+    parts = [f"# {results['title']}", rule(results), score_table(results)]
+    parts += ["## Paired differences", difference_table(results), "## Classes", class_table(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def rule(results: Mapping[str, Any]) -> str:
+    """The score rule as a sentence."""
+    last = results["evaluations"]
+    which = "the last evaluation" if last == 1 else f"the mean of the last {last} evaluations"
+    return f"mIoU in per cent; the score of a run is {which}, fixed beforehand."
+
+
+def methods(results: Mapping[str, Any]) -> list[str]:
+    """Methods that have a finished run, in the study's order."""
+    there = {run["method"] for run in results["runs"]}
+    return [name for name in results["methods"] if name in there]
+
+
+def score_table(results: Mapping[str, Any]) -> str:
+    """Mean and sample deviation of student and teacher, and each seed (student / teacher)."""
+    seeds = sorted({run["seed"] for run in results["runs"]})
+    rows = []
+    for method in methods(results):
+        student = scores(results, method)
+        teacher = scores(results, method, "teacher") if has_teacher(results, method) else {}
+        cells = [
+            (f"{student[s]:.1f} / {teacher[s]:.1f}" if s in teacher else f"{student[s]:.1f}") if s in student else "–"
+            for s in seeds
+        ]
+        rows.append([method, deviation(list(student.values())), deviation(list(teacher.values())), *cells])
+    return table(["", "student", "teacher", *(f"seed {s}" for s in seeds)], rows)
+
+
+def difference_table(results: Mapping[str, Any], baseline: str | None = None) -> str:
+    """Each method against the baseline, seed by seed, for student and teacher."""
+    baseline = baseline or results["baseline"]
+    rows = []
+    for method in methods(results):
+        for model in MODELS:
+            if method == baseline or (
+                model == "teacher" and not any(has_teacher(results, m) for m in (method, baseline))
+            ):
+                continue
+            found = compare(results, method, baseline, model)
+            if found is not None:
+                rows.append([method, model, *difference_cells(found)])
+    heads = ["", "network", "difference", "95 % bootstrap", "95 % t", "better in", "sign test p"]
+    return f"Minus {baseline}, in points:\n\n" + table(heads, rows)
+
+
+def difference_cells(found: Paired) -> list[str]:
+    p = "–" if found.sign_p is None else f"{found.sign_p:.3f}"
+    count = f"{found.better} of {len(found.seeds)}"
+    return [f"{found.mean:+.2f}", interval(found.bootstrap), interval(found.student_t), count, p]
+
+
+def class_table(results: Mapping[str, Any], baseline: str | None = None) -> str:
+    """Mean paired difference of each class: of the teacher, where both have one or one network stands for it."""
+    baseline = baseline or results["baseline"]
+    rows, names = [], []
+    for method in methods(results):
+        if method == baseline or compare(results, method, baseline) is None:
+            continue
+        differences = class_differences(results, method, baseline, "teacher")
+        names = list(differences)
+        rows.append([method, *("–" if v is None else f"{v:+.1f}" for v in differences.values())])
+    return f"IoU minus {baseline}'s, teachers (source-only: its one network), in points:\n\n" + table(
+        ["", *names], rows
+    )
+
+
+def gain(results: Mapping[str, Any], method: str, baseline: str, model: str) -> str:
+    """A difference as a phrase, `+1.4 points (95 % bootstrap interval +0.6 to +1.9, 3 seeds)`."""
+    found = compare(results, method, baseline, model)
+    if found is None:
+        raise ValueError(f"{results['study']}: {method} and {baseline} share no seed yet")
+    count = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
+    if found.bootstrap is None:
+        return f"{found.mean:+.1f} points ({count})"
+    low, high = found.bootstrap
+    return f"{found.mean:+.1f} points (95 % bootstrap interval {low:+.1f} to {high:+.1f}, {count})"
+
+
+def deviation(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    mean, sample = spread(values)
+    return f"{mean:.1f}" if sample is None else f"{mean:.1f} ± {sample:.1f}"
+
+
+def interval(pair: tuple[float, float] | None) -> str:
+    return "–" if pair is None else f"{pair[0]:+.2f} to {pair[1]:+.2f}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, all columns but the first to the right."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
