@@ -59,7 +59,8 @@ class Run:
 class Study:
     """A whole study, or a part of it.
 
-    ``evaluations``: the score of a run is the mean of its last so many evaluations. ``methods``: all of the whole study.
+    evaluations: the score of a run is the mean of its last so many evaluations.
+    methods: all of the whole study, in its order.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """One training of a study in this process: ``python -m pipa.study.worker FOLDER``.
 
-FOLDER/run.json says what to train. The process holds FOLDER/.lock while it lives, ends when its parent is gone, and can
-be killed at any moment: started again, it goes on from the newest checkpoint.
+FOLDER/run.json says what to train. The process holds FOLDER/.lock, with its number, while it lives. It ends when its
+parent is gone, and can be killed at any moment: started again, it goes on from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def main(folder: Path) -> int:
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a worker whose parent was killed ends within a second
+        lock.write(str(os.getpid()))
+        lock.flush()
         from pipa.mmseg.run.study_run import run_once
 
         wanted = json.loads((folder / RUN).read_text())

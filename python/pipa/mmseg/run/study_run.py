@@ -31,16 +31,15 @@ def configure(run: Mapping[str, Any], folder: Path) -> Config:
     hooks = list(config.get("custom_hooks") or [])
     if not run["adapt"]:
         hooks = [hook for hook in hooks if hook.type != "PipaHook"]
-    adapting = [hook for hook in hooks if hook.type == "PipaHook"]
     config.custom_hooks = hooks
+    place = next((f"custom_hooks.{i}" for i, hook in enumerate(hooks) if hook.type == "PipaHook"), None)
     for key, value in run["settings"].items():
         if key.startswith("pipa."):
-            if not adapting:
+            if place is None:
                 raise ValueError(f"{run['config']}: has no PipaHook to take the setting {key}")
-            adapting[0][key.removeprefix("pipa.")] = value
-        else:
-            check_option(config, key)
-            config.merge_from_dict({key: value})
+            key = f"{place}{key.removeprefix('pipa')}"  # what the hook itself is given wins
+        check_option(config, key)
+        config.merge_from_dict({key: value})
     if config.train_cfg.get("dynamic_intervals"):  # mmengine takes tuples only, and YAML has none
         config.train_cfg.dynamic_intervals = [tuple(pair) for pair in config.train_cfg.dynamic_intervals]
     if run["iterations"] is not None:

@@ -1,0 +1,111 @@
+"""Definitions of studies: what a file may say, and that every shipped study fits its configs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("mmseg")
+
+from pipa.mmseg.engine.pipa_hook import PipaHook
+from pipa.mmseg.run.study_run import configure
+from pipa.step import native_step
+from pipa.study.definition import find, read_study, shipped
+
+GOOD: dict[str, Any] = dict(config="toy_pipa", score=dict(evaluations=1), methods=dict(a={}, b={}))
+
+
+@pytest.mark.parametrize("name", [name for name, _ in shipped()])
+def test_shipped_studies_fit_their_configs(name: str, tmp_path: Path) -> None:
+    study = find(name)
+    assert study.baseline in study.methods
+    for run in study.runs[: len(study.methods)]:
+        config = configure(asdict(run), tmp_path)
+        loop = config.train_cfg
+        begin, step = (loop.get("dynamic_intervals") or [(0, loop.val_interval)])[-1]
+        evaluations = range(max(begin, step), loop.max_iters + 1, step)
+        assert len(evaluations) >= study.evaluations, "the score needs more evaluations than the training has"
+        assert config.param_scheduler[-1].end == loop.max_iters
+        hooks = [hook for hook in config.custom_hooks if hook.type == "PipaHook"]
+        assert len(hooks) == run.adapt
+        for hook in hooks:
+            native_step(
+                PipaHook(**{**config.get("pipa", {}), **{k: v for k, v in hook.items() if k != "type"}}).options, 0
+            )
+
+
+def test_a_grid_is_every_combination_seed_by_seed(tmp_path: Path) -> None:
+    grid = {"pipa.pixel_weight": [0.0, 0.1], "pipa.patch_size": [[32, 32], [64, 64]]}
+    study = read_study(write(tmp_path, dict(config="toy_pipa", score=dict(evaluations=1), grid=grid, seeds=[3, 1])))
+    assert study.methods[:2] == ("pixel_weight 0.0, patch_size 32x32", "pixel_weight 0.0, patch_size 64x64")
+    assert [run.seed for run in study.runs] == [3] * 4 + [1] * 4
+    assert study.runs[3].settings == {"pipa.pixel_weight": 0.1, "pipa.patch_size": [64, 64]}
+
+
+def test_settings_reach_the_training_and_its_length_scales_everything(tmp_path: Path) -> None:
+    methods = dict(a=dict(settings={"pipa.pixel_weight": 0.3, "optim_wrapper.optimizer.lr": 1e-5}), b=dict(adapt=False))
+    path = write(tmp_path, {**GOOD, "methods": methods, "iterations": 100, "settings": {"pipa.patch_weight": 0.7}})
+    first, second = (configure(asdict(run), tmp_path) for run in read_study(path).runs)
+    hook = next(h for h in first.custom_hooks if h.type == "PipaHook")
+    assert (hook.pixel_weight, hook.patch_weight, first.optim_wrapper.optimizer.lr) == (0.3, 0.7, 1e-5)
+    # toy_pipa: 1000 iterations, evaluations every 250, warm-up of the rate 50 and of the patch term 200
+    assert (first.train_cfg.max_iters, first.train_cfg.val_interval, hook.patch_warmup) == (100, 25, 20)
+    assert [(s.begin, s.end) for s in first.param_scheduler] == [(0, 5), (5, 100)]
+    assert "PipaHook" not in [h.type for h in second.custom_hooks]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(sore=dict(evaluations=1)), "unknown key 'sore'; did you mean 'score'?"),
+        (dict(score=dict(evaluations=0)), "score.evaluations: expected a whole number of 1 or more, got 0"),
+        (dict(score={}), "score.evaluations: expected a whole number of 1 or more, got None"),
+        (dict(seeds=[0, 0]), "seeds: expected a list of different whole numbers, got [0, 0]"),
+        (dict(seeds=True), "seeds: expected a list of different whole numbers, got True"),
+        (dict(seeds=[-1]), "seeds: expected a list of different whole numbers, got [-1]"),
+        (dict(baseline="c"), "baseline: expected one of a, b, got 'c'"),
+        (dict(methods=dict(a=dict(setings={}))), "methods.a: unknown key 'setings'; did you mean 'settings'?"),
+        (dict(methods=dict(a=dict(adapt="no"))), "methods.a: adapt: expected true or false, got 'no'"),
+        (dict(methods={"a b": {}, "a_b": {}}), "expected names that differ in letters, got ['a b', 'a_b']"),
+        (dict(methods={}), "expected methods or a grid, got 'neither'"),
+        (dict(grid={"pipa.alpha": 0.9}), "grid.pipa.alpha: expected a list of values, got 0.9"),
+        (dict(config=None), "config: expected the name or file of a config, here or for the study, got None"),
+        (dict(iterations=0), "iterations: expected 1 or more, got 0"),
+        (dict(data="tioy"), "data: expected toy, or nothing, got 'tioy'"),
+    ],
+)
+def test_a_wrong_definition_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOD, **change})
+    with pytest.raises(ValueError) as error:
+        read_study(path)
+    assert str(path) in str(error.value)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"train_cfg.max_itres": 1, "optim_wraper.x": 1}, "no 'optim_wraper'; did you mean 'optim_wrapper'?"),
+        ({"param_scheduler.7.end": 1}, "'7' is no index of a list of 2"),
+    ],
+)
+def test_a_setting_that_is_not_there_is_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    run = read_study(write(tmp_path, {**GOOD, "settings": settings})).runs[0]
+    with pytest.raises(ValueError, match=said.replace("?", r"\?")):
+        configure(asdict(run), tmp_path)
+
+
+def test_a_setting_of_the_iteration_needs_the_hook(tmp_path: Path) -> None:
+    run = read_study(write(tmp_path, {**GOOD, "config": "toy_source_only", "settings": {"pipa.alpha": 0.5}})).runs[0]
+    with pytest.raises(ValueError, match=r"has no PipaHook to take the setting pipa\.alpha"):
+        configure(asdict(run), tmp_path)
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path

@@ -1,0 +1,57 @@
+"""Statistics beside exact enumeration and SciPy."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipa.study.statistics import class_differences, compare, paired
+
+
+@pytest.mark.parametrize("values", [[1.4, -0.3, 0.9], [0.1, 0.5, 2.0, -1.0, 0.7]])
+def test_bootstrap_is_that_of_all_resamples(values: list[float]) -> None:
+    means = [np.mean(chosen) for chosen in itertools.product(values, repeat=len(values))]
+    low, high = np.percentile(means, [2.5, 97.5], method="inverted_cdf")
+    found = paired(range(len(values)), values)
+    assert found.bootstrap == pytest.approx((low, high), abs=0.06)
+    by_scipy = stats.bootstrap((values,), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(7))
+    assert found.bootstrap == pytest.approx(tuple(by_scipy.confidence_interval), abs=0.06)
+
+
+def test_t_interval_and_sign_test() -> None:
+    values = [0.1, 0.5, 2.0, -1.0, 0.7, 0.0]
+    found = paired(range(6), values)
+    half = stats.t.ppf(0.975, 5) * np.std(values, ddof=1) / np.sqrt(6)
+    assert found.student_t == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    assert (found.better, found.sign_p) == (4, stats.binomtest(4, 5).pvalue)
+    assert paired(range(5), [1, 2, 3, 4, 5]).sign_p == pytest.approx(2 * 0.5**5)
+
+
+def test_few_seeds() -> None:
+    one = paired([0], [1.5])
+    assert (one.mean, one.bootstrap, one.student_t, one.sign_p) == (1.5, None, None, 1.0)
+    assert paired([0, 1], [0.0, 0.0]).sign_p is None
+    assert paired([0, 1], [0.5, 0.5]).bootstrap == (0.5, 0.5)
+    with pytest.raises(ValueError, match="expected a seed that both methods have"):
+        paired([], [])
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    results = dict(runs=[run("a", 0, 50, 52), run("a", 1, 51, 53), run("b", 1, 49, None), run("b", 2, 10, None)])
+    student, teacher = (compare(results, "a", "b", model) for model in ("student", "teacher"))
+    assert student is not None
+    assert teacher is not None
+    # A training without a teacher counts with its one network.
+    assert (student.seeds, student.mean, teacher.mean) == ((1,), 2.0, 4.0)
+    assert class_differences(results, "a", "b", "teacher") == {"x": 4.0, "y": None}
+    assert compare(results, "a", "c") is None
+
+
+def run(method: str, seed: int, student: float, teacher: float | None) -> dict[str, Any]:
+    own = {"x": student, "y": None if method == "b" else 1.0}
+    smooth = None if teacher is None else {"x": teacher, "y": 1.0}
+    return dict(method=method, seed=seed, mIoU=student, teacher_mIoU=teacher, iou=own, teacher_iou=smooth)

@@ -1,0 +1,180 @@
+"""`pipa study` as a user runs it: killed and started again, it ends with the numbers it would have had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("mmseg")
+
+import pipa.toy
+from pipa.commands import cli
+from pipa.mmseg.run.study_run import run_once
+from pipa.study.definition import read_study
+from pipa.study.progress import time_left
+from pipa.study.results import summary
+
+ITERATIONS = 16
+SETTINGS = {
+    "train_cfg.max_iters": ITERATIONS,
+    "train_cfg.val_interval": 2,
+    "param_scheduler.0.end": 4,
+    "param_scheduler.1.begin": 4,
+    "param_scheduler.1.end": ITERATIONS,
+    "train_dataloader.batch_size": 2,
+    "train_dataloader.dataset.min_pixels": 10,
+    "default_hooks.checkpoint.interval": 1,
+    "pipa.patch_warmup": 2,
+    "pipa.target_dataloader.batch_size": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy")
+    pipa.toy.write(root, train=6, val=2, height=96, width=128)
+    return root
+
+
+@pytest.fixture
+def definition(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PIPA_DATA", str(data))
+    methods = {"source-only": dict(adapt=False), "PiPa": {}}
+    content = dict(config="toy_pipa", score=dict(evaluations=2), methods=methods, settings=SETTINGS)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_killed_and_started_again_it_ends_with_the_same_numbers(
+    definition: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = read_study(definition)
+    expected = []
+    for run in study.runs:  # uninterrupted, in this process
+        torch.rand(3)
+        result = run_once(asdict(run), tmp_path / "straight" / run.folder)
+        assert result is not None
+        expected.append(summary(run, result, 2))
+    out = tmp_path / "out"
+    command = ["study", str(definition), "--out", str(out), "--data-root", str(data), "--jobs", "2"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "pipa", *command], stdout=log, stderr=log)
+    folders = [out / "runs" / run.folder for run in study.runs]
+    wait_for(lambda: all(list(folder.glob("iter_[2-9].pth")) for folder in folders), process)
+    process.kill()
+    process.wait()
+    workers = [int((folder / ".lock").read_text()) for folder in folders]
+    wait_for(lambda: not any(map(alive, workers)))
+    assert not (out / "results.json").exists()
+    assert all(list(folder.glob("*.pth")) for folder in folders)
+
+    assert cli.main(command) == 0
+    content = json.loads((out / "results.json").read_text())
+    found = {run["method"]: run for run in content["runs"]}
+    for entry in expected:
+        assert without_time(found[entry["method"]]) == without_time(entry)
+    assert not list(out.rglob("*.pth")), "checkpoints of finished runs stay"
+    assert (out / "forest.svg").is_file()
+    assert "| PiPa |" in (out / "tables.md").read_text()
+
+    # Everything is there: nothing is trained again.
+    before = (out / "results.json").read_text()
+    assert cli.main(command) == 0
+    assert (out / "results.json").read_text() == before
+    capsys.readouterr()
+    # Numbers of other settings never mix.
+    assert cli.main([*command, "--iterations", "4"]) == 1
+    assert "source-only, seed 0 was made with iterations None, but the study says 4" in capsys.readouterr().err
+
+
+def test_methods_of_one_seed_start_from_one_network(definition: Path, tmp_path: Path) -> None:
+    still = {"optim_wrapper.optimizer.lr": 0.0, "train_cfg.max_iters": 1, "train_cfg.val_interval": 1}
+    states = []
+    for run in read_study(definition).runs:
+        torch.rand(5)
+        wanted = {**asdict(run), "settings": {**run.settings, **still}}
+        assert run_once(wanted, tmp_path / run.folder) is not None
+        states.append(torch.load(tmp_path / run.folder / "iter_1.pth", weights_only=False)["state_dict"])
+    names = [name for name in states[0] if name.endswith(("weight", "bias"))]
+    assert len(names) > 50
+    assert all(torch.equal(states[0][name], states[1][name]) for name in names)
+
+
+def test_an_error_of_a_training_is_told(definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    command = ["study", str(definition), "--out", str(tmp_path / "out"), "--data-root", str(tmp_path / "empty")]
+    assert cli.main([*command, "--methods", "source-only", "--jobs", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "source-only, seed 0: the training ended with code 1" in said
+    assert str(tmp_path / "out" / "runs" / "source_only_seed0" / "output.txt") in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--methods", "PiPaa"], "mine has no 'PiPaa', only 'source-only', 'PiPa'"),
+        (["--jobs", "0"], "--jobs: expected 1 or more, got 0"),
+        (["--seeds", "-1"], "--seeds: expected 0 or more, got [-1]"),
+        (["--data-root", "nowhere"], "--data-root: expected a folder, got 'nowhere'"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], said: str, definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["study", str(definition), "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_time_left(definition: Path) -> None:
+    first, second = read_study(definition).runs
+    done = [dict(method="source-only", seconds=10.0), dict(method="PiPa", seconds=30.0)]
+    half = dict(iteration=5, iterations=10, seconds=20.0)
+    assert time_left([second], {first: half}, done, 1) == pytest.approx(35.0)
+    assert time_left([second], {first: half}, done, 2) == pytest.approx(30.0)
+    assert time_left([second], {first: half}, [], 1) == pytest.approx(20.0 + 40.0)
+    assert time_left([first, second], {}, [], 1) is None
+
+
+def without_time(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "seconds"}
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes] | None = None) -> None:
+    end = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < end, "waited for four minutes"
+        assert process is None or process.poll() is None, "the study ended before it was killed"
+        time.sleep(0.02)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_signal_saves_and_stops(definition: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["study", str(definition), "--out", str(out), "--data-root", str(data), "--methods", "source-only"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "pipa", *command], stdout=log, stderr=log)
+    folder = out / "runs" / "source_only_seed0"
+    wait_for(lambda: (folder / "progress.json").is_file(), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 130
+    assert list(folder.glob("iter_*.pth"))
+    assert not (out / "results.json").exists()
