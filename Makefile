@@ -10,7 +10,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-loader bench-scaling bench-processes bench-step bench-toy wheel clean
+.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,8 +70,8 @@ bench-step: build  ## a whole iteration beside a plain-PyTorch twin: ratio, memo
 bench-processes: build  ## images per second of two processes beside one
 	$(BIN)/python benchmarks/processes.py
 
-bench-toy: build  ## the toy table of docs/results.md: 3 seeds, with oracle
-	$(BIN)/pipa demo --out demo/seeds --seeds 0 1 2 --oracle
+study: build  ## terms of the loss on the embedded pair, five seeds, resumable: docs/results.md shows the numbers
+	$(BIN)/pipa study toy_terms --results docs/studies/toy_terms.json
 
 wheel: build  ## wheel for this Python and torch, in dist/
 	$(BIN)/maturin build --release --out dist

@@ -2,6 +2,9 @@
 
 _base_ = ["./_base_/toy.py"]
 
+# Weights of the two contrasts (paper); toy_self_training.py sets them to 0.
+pipa = dict(pixel_weight=0.1, patch_weight=0.1)
+
 custom_hooks = [
     dict(
         type="PipaHook",
@@ -11,8 +14,6 @@ custom_hooks = [
         threshold=0.9,
         # The network starts from nothing: there are no ImageNet features to stay near.
         feature_distance_weight=0.0,
-        pixel_weight=0.1,
-        patch_weight=0.1,
         patch_warmup=200,
         patch_size=(64, 64),
         patch_iou=(0.2, 1.0),

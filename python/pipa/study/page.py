@@ -14,7 +14,6 @@ from pipa.study.results import read_results
 from pipa.study.tables import class_table, difference_table, gain, rule, score_table
 
 MARKER = re.compile(r"<!-- study (\S+) (\w+)(?:: (.*?))? -->(.*?)<!-- /study -->", re.DOTALL)
-TABLES = ("scores", "differences", "classes")
 
 
 def fill(text: str, folder: Path) -> str:
@@ -36,9 +35,6 @@ def fill(text: str, folder: Path) -> str:
             if len(parts) != 3:
                 raise ValueError(f"marker {head!r}: expected gain: METHOD | BASELINE | student or teacher")
             return f"{head}{gain(results, *parts)}<!-- /study -->"
-        if kind == "seconds":
-            taken = [run["seconds"] for run in results["runs"] if argument in (None, run["method"])]
-            return f"{head}{sum(taken) / len(taken) / 60:.0f} min<!-- /study -->"
         makers = {
             "rule": lambda: rule(results),
             "scores": lambda: score_table(results),
@@ -46,7 +42,7 @@ def fill(text: str, folder: Path) -> str:
             "classes": lambda: class_table(results, argument),
         }
         if kind not in makers:
-            raise ValueError(f"marker {head!r}: expected one of {', '.join(makers)}, gain, seconds; got {kind!r}")
+            raise ValueError(f"marker {head!r}: expected one of {', '.join(makers)}, gain; got {kind!r}")
         return f"{head}\n\n{makers[kind]()}\n\n<!-- /study -->"
 
     return MARKER.sub(made, text)

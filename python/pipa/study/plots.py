@@ -14,7 +14,7 @@ from pipa.study.statistics import MODELS, compare, has_teacher
 from pipa.study.tables import methods
 
 # Equal results give equal files.
-STEADY = {"svg.hashsalt": "pipa", "svg.fonttype": "path", "font.size": 9}
+STEADY: Any = {"svg.hashsalt": "pipa", "svg.fonttype": "path", "font.size": 9}
 COLOURS = {"student": "#4269d0", "teacher": "#c9570f"}
 
 
