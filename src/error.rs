@@ -29,10 +29,9 @@ pub enum Error {
     /// A file could not be read or written (Python: `OSError`).
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
-    /// A call back into Python failed; the original exception is raised again unchanged.
-    #[cfg(feature = "python")]
+    /// A call back into the caller's code failed; the bindings raise the original exception again unchanged.
     #[error("{0}")]
-    Python(#[from] pyo3::PyErr),
+    Caller(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// libtorch appends a C++ stack to its messages; the first line says what was wrong.

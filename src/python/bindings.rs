@@ -34,8 +34,17 @@ impl From<Error> for PyErr {
             Error::NonFinite(_) => NonFiniteError::new_err(text),
             Error::Torch(_) => PyRuntimeError::new_err(text),
             Error::Io { .. } => PyOSError::new_err(text),
-            Error::Python(original) => original,
+            Error::Caller(original) => match original.downcast::<PyErr>() {
+                Ok(exception) => *exception,
+                Err(_) => PyRuntimeError::new_err(text),
+            },
         }
+    }
+}
+
+impl From<PyErr> for Error {
+    fn from(exception: PyErr) -> Error {
+        Error::Caller(Box::new(exception))
     }
 }
 
