@@ -71,7 +71,17 @@ pub struct T(pub Tensor);
 impl<'py> FromPyObject<'py> for T {
     fn extract_bound(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         match object.extract::<PyTensor>() {
-            Ok(tensor) => Ok(T(tensor.0)),
+            Ok(tensor) if tensor.0.f_kind().is_ok() => Ok(T(tensor.0)),
+            Ok(tensor) => {
+                // libtorch's newer dtypes, which tch has no names for. Unsigned ids are what a label reader gives.
+                let dtype = object.getattr("dtype")?.str()?.to_string();
+                match dtype.as_str() {
+                    "torch.uint16" | "torch.uint32" | "torch.uint64" => {
+                        tensor.0.f_to_kind(tch::Kind::Int64).map(T).map_err(|e| Error::from(e).into())
+                    }
+                    _ => Err(DTypeError::new_err(format!("tensors of dtype {dtype} are not supported"))),
+                }
+            }
             Err(_) => Err(PyTypeError::new_err(format!(
                 "expected a torch.Tensor, got {}",
                 object.get_type().qualname().map(|n| n.to_string()).unwrap_or_else(|_| "an object".into())

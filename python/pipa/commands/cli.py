@@ -108,6 +108,13 @@ def parser() -> argparse.ArgumentParser:
     stats = add("stats", run_stats, "Count the pixels of each class in a folder of label images.")
     stats.add_argument("folder")
     stats.add_argument("--suffix", default=".png", help="end of the label files' names (default: .png)")
+    stats.add_argument("--classes", help="class file (YAML or JSON) with the id map or the colours of the labels")
+    stats.add_argument(
+        "--label-format", choices=("ids", "colors"), default="ids", help="colors: labels painted with the class colours"
+    )
+    stats.add_argument(
+        "--ignore-index", type=int, help="id that does not count (default: as in the class file, or 255)"
+    )
     stats.add_argument("--out", help="folder for sample_class_stats.json and its companions")
     stats.add_argument("--workers", type=int, help="threads (default: one per core)")
 
@@ -171,12 +178,31 @@ def run_stats(a: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from pipa.files.convert import class_totals, folder_stats
+    from pipa.files.classes import load_classes
+    from pipa.files.images import DataError
+    from pipa.files.labels import LabelReading
+    from pipa.files.statistics import class_totals, folder_stats
 
-    totals = class_totals(folder_stats(a.folder, a.suffix, a.out, workers=a.workers))
+    classes = None if a.classes is None else load_classes(a.classes)
+    ignore = a.ignore_index
+    if ignore is None:
+        ignore = 255 if classes is None or classes.ignore_index is None else classes.ignore_index
+    reading = LabelReading(None, ignore)
+    if classes is not None:
+        reading = LabelReading.of({"id_map": classes.id_map, "num_classes": len(classes.names)}, ignore=ignore)
+    if a.label_format == "colors":
+        if classes is None or not classes.colors:
+            raise DataError("--label-format colors needs --classes FILE with a colour for each class")
+        reading = LabelReading(len(classes.names), ignore, None, classes.colors)
+
+    def tell(text: str) -> None:
+        print(f"pipa stats: {text}", file=sys.stderr)
+
+    totals = class_totals(folder_stats(a.folder, a.suffix, a.out, workers=a.workers, reading=reading, tell=tell))
     table = Table("class", "pixels", "share", "images")
     for class_id, (pixels, share, images) in totals.items():
-        table.add_row(str(class_id), f"{pixels:,}", f"{100 * share:.3f} %", str(images))
+        name = f"{class_id}" if classes is None else f"{class_id} {classes.names[class_id]}"
+        table.add_row(name, f"{pixels:,}", f"{100 * share:.3f} %", str(images))
     Console().print(table)
     return 0
 

@@ -3,33 +3,33 @@
 Every file is written under a temporary name and renamed. A second run keeps finished files: those that are newer than
 their source, have its size and hold train ids only. Originals are opened for reading and never written.
 
-The statistics are three files that rare class sampling reads: `sample_class_stats.json` (pixels of each class per
-label), `sample_class_stats_dict.json` (the same by file name) and `samples_with_class.json` (labels of each class).
+The statistics are those of :mod:`pipa.files.statistics`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipa import _core
 from pipa.files.atomic import write_text
 from pipa.files.images import DataError
 from pipa.files.label_tables import CITYSCAPES_IDS, CITYSCAPES_NAMES, SYNTHIA_IDS
+from pipa.files.labels import LabelReading
 from pipa.files.listing import find_files
+from pipa.files.parallel import run
+from pipa.files.statistics import Counts, class_totals, folder_stats, write_statistics
+
+__all__ = ["DATASETS", "Job", "Report", "class_totals", "convert_labels", "draw_polygons", "folder_stats"]
 
 DATASETS = ("gta", "synthia", "cityscapes")
 TRAIN_IDS = frozenset([*range(19), 255])
-Counts = dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -98,58 +98,10 @@ def convert_labels(
     results = run(jobs, work, workers, progress, f"{dataset}: train ids")
     kept = sum(was_there for _, was_there in results)
     counts = {job.target.as_posix(): c for job, (c, _) in zip(jobs, results, strict=True) if job.counted}
-    written = write_statistics(base, counts)
+    written = write_statistics(base, counts, LabelReading(19))
     if dataset == "cityscapes":
         written += _write_splits(base, jobs)
     return Report(len(jobs) - kept, kept, tuple(written))
-
-
-def folder_stats(
-    folder: str | Path,
-    suffix: str = ".png",
-    out: str | Path | None = None,
-    id_map: Mapping[int, int] | None = None,
-    ignore_index: int = 255,
-    workers: int | None = None,
-    progress: bool = True,
-) -> dict[str, Counts]:
-    """Pixels of each class in each label file below `folder`; writes the statistics to `out` if it is given.
-
-    Args:
-        id_map: raw id -> train id, unlisted ids ignored; None takes the ids as they are stored.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder of labels, found no such folder")
-    paths = [folder / name for name in find_files(folder, suffix)]
-    if not paths:
-        raise DataError(f"{folder}: expected at least one *{suffix} label, found none")
-
-    def work(path: Path) -> Counts:
-        counts: Counts = {}
-        for raw, pixels in _core.label_summary(str(path))[2]:
-            train_id = raw if id_map is None else id_map.get(raw, ignore_index)
-            if train_id not in (-1, ignore_index):
-                counts[train_id] = counts.get(train_id, 0) + pixels
-        return dict(sorted(counts.items()))
-
-    results = run(paths, work, workers, progress, "class statistics")
-    stats = {path.as_posix(): counts for path, counts in zip(paths, results, strict=True)}
-    if out is not None:
-        write_statistics(Path(out), stats)
-    return stats
-
-
-def class_totals(stats: Mapping[str, Counts]) -> dict[int, tuple[int, float, int]]:
-    """Per class: pixels, share of the labelled pixels, and images that hold it; for tables."""
-    pixels: Counts = {}
-    images: Counts = {}
-    for counts in stats.values():
-        for c, n in counts.items():
-            pixels[c] = pixels.get(c, 0) + n
-            images[c] = images.get(c, 0) + 1
-    total = sum(pixels.values())
-    return {c: (pixels[c], pixels[c] / total, images[c]) for c in sorted(pixels)}
 
 
 def finished(job: Job) -> Counts | None:
@@ -162,46 +114,6 @@ def finished(job: Job) -> Counts | None:
         return None
     valid = (height, width) == job.size() and all(c in TRAIN_IDS for c, _ in counts)
     return dict(counts) if valid else None
-
-
-def run(items: Sequence[Any], work: Callable[[Any], Any], workers: int | None, progress: bool, title: str) -> list[Any]:
-    """Results of `work` for each item, in order, on threads (the work releases the GIL), with a progress bar.
-
-    A bad file does not stop the others; the error at the end names the first ten.
-    """
-    workers = workers if workers is not None else os.cpu_count() or 1
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
-    results: list[Any] = [None] * len(items)
-    errors: list[str] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar, ThreadPoolExecutor(workers) as pool:
-        task = bar.add_task(title, total=len(items))
-        waiting: dict[Future, int] = {}
-        queue = iter(range(len(items)))
-        try:
-            while True:
-                # A short queue, so that an interrupt ends the run after the files in hand.
-                while len(waiting) < 4 * workers and (index := next(queue, None)) is not None:
-                    waiting[pool.submit(work, items[index])] = index
-                if not waiting:
-                    break
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    index = waiting.pop(future)
-                    try:
-                        results[index] = future.result()
-                    except (OSError, ValueError) as error:
-                        errors.append(str(error))
-                    bar.advance(task)
-        except BaseException:
-            for future in waiting:
-                future.cancel()
-            raise
-    if errors:
-        more = f"\n... and {len(errors) - 10} more" if len(errors) > 10 else ""
-        raise DataError(f"{len(errors)} of {len(items)} files are not usable:\n" + "\n".join(errors[:10]) + more)
-    return results
 
 
 # The data sets --------------------------------------------------------------------------------------------------------
@@ -302,21 +214,6 @@ def draw_polygons(path: str | Path) -> np.ndarray:
 
 
 # Files beside the labels ----------------------------------------------------------------------------------------------
-def write_statistics(folder: Path, stats: Mapping[str, Counts]) -> list[Path]:
-    """The three JSON files of class statistics; `stats` maps label files to pixels of each class (255 left out)."""
-    kept = {file: {c: n for c, n in sorted(counts.items()) if c != 255} for file, counts in stats.items()}
-    with_class: dict[int, list[tuple[str, int]]] = {}
-    for file, counts in kept.items():
-        for c, n in counts.items():
-            with_class.setdefault(c, []).append((file, n))
-    content = {
-        "sample_class_stats.json": [{**counts, "file": file} for file, counts in kept.items()],
-        "sample_class_stats_dict.json": kept,
-        "samples_with_class.json": with_class,
-    }
-    return [write_text(folder / name, json.dumps(value, indent=2)) for name, value in content.items()]
-
-
 def _write_splits(base: Path, jobs: Iterable[Job]) -> list[Path]:
     """train.txt, val.txt and test.txt: CITY/STEM per line, for the splits that exist."""
     splits: dict[str, list[str]] = {}

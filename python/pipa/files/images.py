@@ -203,6 +203,8 @@ def read_color_label(path: str | Path) -> np.ndarray:
     image = _open_label(path)
     if image.mode not in ("RGB", "P", "RGBA"):
         raise DataError(f"{path}: expected a label stored as RGB colours, found mode {image.mode}")
+    if bit_depth(path) > 8:
+        raise DataError(f"{path}: expected a label stored as RGB colours of 8 bits, found {bit_depth(path)} bits")
     rgb = np.asarray(image.convert("RGB")).astype(np.int32)
     return (rgb[:, :, 0] << 16) | (rgb[:, :, 1] << 8) | rgb[:, :, 2]
 

@@ -15,7 +15,27 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only; 1e-3 is a number (YAML 1.1 reads it as text)."""
+    """Plain values only; a key twice is an error; 1e-3 is a number (YAML 1.1 reads it as text)."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: list[Any] = []
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ValueError(f"the key {key!r} stands twice in one mapping (line {key_node.start_mark.line + 1})")
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one mapping")
+    return found
 
 
 _Loader.add_implicit_resolver(
@@ -24,7 +44,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_plain(path: str | Path) -> Any:
-    """What is in a YAML or JSON file.
+    """What is in a YAML or JSON file. A key that stands twice in a mapping is an error: one of the two would be lost.
 
     Raises:
         ValueError: another kind of file, or not readable as plain values; the message names the file.
@@ -34,8 +54,10 @@ def read_plain(path: str | Path) -> Any:
         raise ValueError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
+        return json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read this file ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a readable {path.suffix[1:]} file of plain values: {' '.join(str(error).split())}"
         ) from None

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("mmseg")
 
-from pipa.mmseg.datasets.rare_class_sampling import class_probabilities, match_files
+from pipa.files.statistics import match_files
+from pipa.mmseg.datasets.rare_class_sampling import class_probabilities
 
 
 @pytest.mark.parametrize("temperature", ["0.01", "0.1", "0.5", "1.0"])

@@ -25,6 +25,7 @@ from pipa.files.listing import find_files
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
 from pipa.mmseg.datasets.prefetch import SampledAhead
 from pipa.mmseg.datasets.samplers import REPLACEMENT, Draw, seeded
+from pipa.mmseg.datasets.transforms import LoadLabel, label_loader
 
 CITYSCAPES = CityscapesDataset.METAINFO
 # Classes that SYNTHIA labels; the published figures average over 16, or over 13 (without wall, fence, pole).
@@ -87,6 +88,38 @@ class DomainDataset(SampledAhead, BaseSegDataset):
         self.fuse = fuse
         self._fused: tuple[list, Fused | None] | None = None
         super().__init__(data_root=str(data_root), **kwargs)
+        self._check_label_loader()
+
+    def _check_label_loader(self) -> None:
+        """Whoever loads the label must know what this data set says about it."""
+        loader = None if self.unlabelled else label_loader(self.pipeline.transforms)
+        if loader is None:
+            return
+        if isinstance(loader, LoadLabel):
+            if self.reduce_zero_label:
+                raise DataError(
+                    f"{type(self).__name__}: reduce_zero_label=True is not what LoadLabel does; give FolderDataset an "
+                    "id_map instead"
+                )
+            return
+        needs = _needs(self.label_info(), self.stored_classes())
+        if needs:
+            raise DataError(
+                f"{type(self).__name__}: its labels need {needs}, which {type(loader).__name__} in the pipeline does "
+                "not know; use dict(type='LoadLabel')"
+            )
+
+    def prepare_data(self, index: int) -> Any:
+        sample = super().prepare_data(index)
+        if sample is not None and not self.unlabelled and label_loader(self.pipeline.transforms) is None:
+            needs = _needs(self.label_info(), self.stored_classes())
+            packed = sample.get("data_samples") if isinstance(sample, dict) else None
+            if needs and ("gt_seg_map" in sample or (packed is not None and "gt_sem_seg" in packed)):
+                raise DataError(
+                    f"{type(self).__name__}: its labels need {needs}, but something else than LoadLabel has loaded "
+                    f"that of {self.get_data_info(index)['img_path']}; use dict(type='LoadLabel')"
+                )
+        return sample
 
     # What a subclass may change -------------------------------------------------------------------------------------
     def pairs(self) -> Iterator[tuple[Path, Path]]:
@@ -147,6 +180,11 @@ class DomainDataset(SampledAhead, BaseSegDataset):
     def missing_label_hint(self) -> str:
         return "set unlabelled=True for a target domain without labels"
 
+    def stats_command(self) -> str:
+        """The command that counts the labels' classes anew."""
+        labels = self.data_prefix.get("seg_map_path") or self.data_root
+        return f"pipa stats {labels} --suffix {self.seg_map_suffix} --out {self.data_root}"
+
     def stored_classes(self) -> int:
         """Number of ids that a label file may hold: `classes` may name a subset of them."""
         return len(type(self).METAINFO.get("classes") or self._metainfo["classes"])
@@ -181,6 +219,15 @@ class DomainDataset(SampledAhead, BaseSegDataset):
         return (index + 1) % len(self)
 
 
+def _needs(label_info: dict, classes: int) -> str:
+    """What a plain reader of ids in one byte would get wrong, or nothing."""
+    if label_info.get("label_colors"):
+        return "their colours looked up"
+    if label_info.get("id_map") is not None:
+        return "their id map"
+    return "more than 8 bits" if classes > 255 else ""
+
+
 class _FolderCache:
     """Does a file exist? Reads each folder once: a stat per file takes minutes on a network disk."""
 
@@ -213,6 +260,9 @@ class GTADataset(DomainDataset):
     def missing_label_hint(self) -> str:
         return f"run `pipa convert gta {self.data_root}` first"
 
+    def stats_command(self) -> str:
+        return f"pipa convert gta {self.data_root}"
+
 
 @DATASETS.register_module()
 class SynthiaDataset(DomainDataset):
@@ -233,6 +283,9 @@ class SynthiaDataset(DomainDataset):
     def missing_label_hint(self) -> str:
         return f"run `pipa convert synthia {self.data_root}` first"
 
+    def stats_command(self) -> str:
+        return f"pipa convert synthia {self.data_root}"
+
 
 @DATASETS.register_module()
 class CityscapesDomainDataset(DomainDataset):
@@ -252,6 +305,9 @@ class CityscapesDomainDataset(DomainDataset):
 
     def missing_label_hint(self) -> str:
         return f"run `pipa convert cityscapes {self.data_root}` first, or set unlabelled=True for the target domain"
+
+    def stats_command(self) -> str:
+        return f"pipa convert cityscapes {self.data_root}"
 
 
 class _AnonDataset(DomainDataset):

@@ -21,6 +21,7 @@ from mmseg.datasets.transforms import PackSegInputs, RandomFlip, Resize
 from pipa._core import load_crop
 from pipa.files import images
 from pipa.files.images import DataError
+from pipa.files.labels import apply_map
 from pipa.mmseg.datasets.samplers import Draw, seeded
 from pipa.mmseg.datasets.transforms import (
     VALID,
@@ -29,7 +30,6 @@ from pipa.mmseg.datasets.transforms import (
     PackUnlabelled,
     PseudoMargins,
     SyncCrop,
-    apply_map,
     run,
 )
 

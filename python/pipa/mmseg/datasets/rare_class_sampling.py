@@ -7,12 +7,11 @@ that holds more than `min_pixels` of it; then crops of that image until one keep
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,11 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from pipa.files.images import DataError
+from pipa.files.labels import LabelReading
+from pipa.files.statistics import STATS_FILE, read_statistics
 from pipa.mmseg.datasets.prefetch import SampledAhead
 from pipa.mmseg.datasets.samplers import RARE_CLASS, Draw, seeded
-from pipa.mmseg.datasets.transforms import LoadLabel, run
-
-STATS_FILE, SAMPLES_FILE = "sample_class_stats.json", "samples_with_class.json"
+from pipa.mmseg.datasets.transforms import LoadLabel, label_loader, run
 
 
 def class_probabilities(stats: Sequence[Mapping[str, Any]], temperature: float) -> tuple[list[int], np.ndarray]:
@@ -52,14 +51,14 @@ def class_probabilities(stats: Sequence[Mapping[str, Any]], temperature: float) 
 
 
 def count_classes(dataset: Any, workers: int = 4) -> list[dict[str, Any]]:
-    """Statistics of a labelled data set from its label files, in the order of the data set."""
-    load = LoadLabel()
+    """Statistics of a labelled data set, in its order, as its own pipeline reads the labels."""
+    load = label_loader(dataset.pipeline.transforms) or LoadLabel()
 
     def count(index: int) -> dict[str, Any]:
         info = dataset.get_data_info(index)
-        label = load.transform(info)["gt_seg_map"]
+        ignore = info.get("ignore_index", getattr(dataset, "ignore_index", 255))
+        label = load.transform({**info, "seg_fields": []})["gt_seg_map"]
         counts = np.bincount(label.reshape(-1))
-        ignore = info.get("ignore_index", 255)
         entry: dict[str, Any] = {str(c): int(counts[c]) for c in np.flatnonzero(counts) if c != ignore}
         return {**entry, "file": info["seg_map_path"]}
 
@@ -67,16 +66,15 @@ def count_classes(dataset: Any, workers: int = 4) -> list[dict[str, Any]]:
         return list(pool.map(count, range(len(dataset))))
 
 
-def match_files(files: Sequence[str], labels: Sequence[str]) -> list[int | None]:
-    """Index into `labels` of each file by the shortest tail of the path that tells the labels apart, so that
-    statistics stay valid when a data set moves. None for files that are not in `labels`."""
-    parts = [PurePosixPath(Path(label).as_posix()).parts for label in labels]
-    depth = 1
-    while True:
-        tails = {part[-depth:]: index for index, part in enumerate(parts)}
-        if len(tails) == len(parts) or depth >= max(map(len, parts), default=1):
-            return [tails.get(PurePosixPath(file).parts[-depth:]) for file in files]
-        depth += 1
+def _chosen(entry: dict[str, Any], label_map: Mapping[int, int] | None) -> dict[str, Any]:
+    """Counts of the classes that `metainfo=dict(classes=...)` leaves, under their new ids."""
+    if not label_map:
+        return entry
+    counts: Counter[str] = Counter()
+    for key, count in entry.items():
+        if key not in ("file", "index") and (new := label_map.get(int(key), int(key))) not in (-1, 255):
+            counts[str(new)] += count
+    return {**counts, "file": entry["file"], "index": entry["index"]}
 
 
 def split_pipeline(transforms: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -205,26 +203,16 @@ class RareClassSampling(SampledAhead):
         """Statistics of the files of this data set, each with its `index`."""
         labels = self._labels()
         root = Path(folder) if folder is not None else Path(getattr(self.dataset, "data_root", None) or ".")
-        path = root / STATS_FILE
-        if path.is_file():
-            try:
-                entries = json.loads(path.read_text())
-                files = [entry["file"] for entry in entries]
-            except (ValueError, TypeError, KeyError) as error:
-                raise DataError(f"{path}: expected a list of mappings with a 'file' each ({error!r})") from None
-            indices = match_files(files, labels)
-            entries = [{**entry, "index": i} for entry, i in zip(entries, indices, strict=True) if i is not None]
-            if len({entry["index"] for entry in entries}) != len(labels):
-                raise DataError(
-                    f"{path}: holds statistics of {len(entries)} of the {len(labels)} labels of this data set, e.g. "
-                    f"{labels[0]}; run `pipa convert` or `pipa stats` again"
-                )
-        elif folder is not None:
-            raise DataError(f"{path}: expected the class statistics, found no such file; run `pipa stats`")
-        else:
-            print_log(f"no {STATS_FILE} in {root}: counting the pixels of {len(labels)} labels", logger="current")
-            entries = [{**entry, "index": i} for i, entry in enumerate(count_classes(self.dataset))]
-        return entries
+        if (root / STATS_FILE).is_file() or folder is not None:
+            info = self.dataset.get_data_info(0)
+            loader = label_loader(self.dataset.pipeline.transforms)
+            given = (loader.num_classes, loader.ignore_index) if isinstance(loader, LoadLabel) else (None, None)
+            command = getattr(self.dataset, "stats_command", None)
+            renew = f"run `{command()}`" if command is not None else "run `pipa stats` again"
+            entries = read_statistics(root, LabelReading.of(info, *given), labels, renew)
+            return [_chosen(entry, info.get("label_map")) for entry in entries]
+        print_log(f"no {STATS_FILE} in {root}: counting the pixels of {len(labels)} labels", logger="current")
+        return [{**entry, "index": i} for i, entry in enumerate(count_classes(self.dataset))]
 
     def _images(self, entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
         """For each class the images that hold more than min_pixels of it."""

@@ -5,18 +5,21 @@ They mix with mmseg's own (Resize, RandomFlip, PhotoMetricDistortion, PackSegInp
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, LoadAnnotations
+from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import TRANSFORMS
 
 from pipa.files import images
 from pipa.files.images import DataError
+from pipa.files.labels import LabelReading, apply_map, tell_unlisted, unlisted_colors
 
 # Name of the mask of PseudoMargins among the fields of a sample.
 VALID = "valid_map"
@@ -64,6 +67,7 @@ class LoadLabel(BaseTransform):
     def __init__(self, num_classes: int | None = None, ignore_index: int | None = None) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+        self.told = False
 
     def transform(self, results: dict) -> dict:
         path = results.get("seg_map_path")
@@ -85,50 +89,36 @@ class LoadLabel(BaseTransform):
         return results
 
     def read(self, results: dict, path: str) -> np.ndarray:
-        classes = self.num_classes if self.num_classes is not None else results.get("num_classes")
-        ignore = self.ignore_index if self.ignore_index is not None else results.get("ignore_index", 255)
         if results.get("reduce_zero_label"):
             raise ValueError("LoadLabel: reduce_zero_label is not supported; give the data set an id_map instead")
-        if results.get("label_colors"):
-            label = from_colors(images.read_color_label(path), results["label_colors"], ignore)
-        else:
-            label = images.read_label(path)
-            if results.get("id_map") is not None:
-                label = apply_map(label, results["id_map"], ignore, unlisted=ignore)
-        if classes is not None:
-            check_ids(label, classes, ignore, path)
+        reading = LabelReading.of(results, self.num_classes, self.ignore_index)
+        label = reading.read(path)
+        if reading.colors is not None and not self.told:
+            self._tell_unlisted(path, reading)
         if results.get("label_map"):  # a subset of the classes, chosen by metainfo=dict(classes=...)
-            label = apply_map(label, results["label_map"], ignore, unlisted=None)
+            label = apply_map(label, results["label_map"], reading.ignore_index, unlisted=None)
         return label
 
-
-def apply_map(label: np.ndarray, mapping: dict[int, int], ignore: int, unlisted: int | None) -> np.ndarray:
-    """Send ids through a table; ids that `mapping` does not list become `unlisted`, or stay where that is None.
-    -1 and 255 as targets mean `ignore`, as in the official tables (255 is a class where `ignore` lies above it)."""
-    values = [ignore if new == -1 or (new == 255 and ignore < 255) else new for new in mapping.values()]
-    largest = max([ignore, int(label.max(initial=0)), *mapping, *values])
-    table = np.arange(largest + 1) if unlisted is None else np.full(largest + 1, unlisted)
-    table[list(mapping)] = values
-    return table.astype(np.uint8 if table.max() <= 255 else np.uint16)[label]
+    def _tell_unlisted(self, path: str, reading: LabelReading) -> None:
+        """Once per loader: how much of a label painted with colours is lost because of its colours."""
+        share, found = unlisted_colors(images.read_color_label(path), reading.colors or ())
+        if found:
+            self.told = True
+            print_log(tell_unlisted(path, share, found), logger="current", level=logging.WARNING)
 
 
-def from_colors(packed: np.ndarray, colors: Sequence[Sequence[int]], ignore: int) -> np.ndarray:
-    """Train ids of a label painted with the colours of the classes; other colours are ignored."""
-    label = np.full(packed.shape, ignore, dtype=np.uint8 if max(ignore, len(colors)) <= 255 else np.uint16)
-    for train_id, (red, green, blue) in enumerate(colors):
-        label[packed == (red << 16 | green << 8 | blue)] = train_id
-    return label
-
-
-def check_ids(label: np.ndarray, classes: int, ignore: int, path: str) -> None:
-    """Raise DataError unless every id is a class or `ignore`."""
-    present = np.flatnonzero(np.bincount(label.reshape(-1), minlength=256))
-    wrong = present[(present >= classes) & (present != ignore)]
-    if len(wrong):
-        raise DataError(
-            f"{path}: label ids must be 0..{classes - 1} or {ignore} (ignored), found {images.list_ids(wrong)}; "
-            "convert the labels to train ids (`pipa convert`) or give FolderDataset an id_map"
-        )
+def label_loader(transforms: Sequence[Any]) -> Any:
+    """The transform of a pipeline that reads the label (LoadLabel or mmcv's LoadAnnotations), or None; also where it
+    stands inside another transform."""
+    for transform in transforms:
+        if isinstance(transform, (LoadLabel, LoadAnnotations)):
+            return transform
+        inner: Any = getattr(transform, "transforms", ())
+        inner = getattr(inner, "transforms", inner)  # a Compose
+        found = label_loader(inner) if isinstance(inner, (list, tuple)) else None
+        if found is not None:
+            return found
+    return None
 
 
 @TRANSFORMS.register_module()

@@ -1,0 +1,199 @@
+"""Labels are read one way, whoever reads them: id maps, colours, statistics and what became of them since."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import layouts
+
+pytest.importorskip("mmseg")
+
+from mmcv.transforms import BaseTransform
+from mmseg.registry import DATASETS, TRANSFORMS
+from mmseg.utils import register_all_modules
+
+import pipa.mmseg  # noqa: F401  (registers)
+from pipa.commands.cli import main
+from pipa.files.images import DataError, read_label
+from pipa.functional import class_counts
+from pipa.mmseg.datasets import transforms
+
+register_all_modules(init_default_scope=True)
+RAW = dict(names=["road", "car"], id_map={10: 0, 20: 1}, colors=[[1, 2, 3], [4, 5, 6]])
+
+
+@TRANSFORMS.register_module()
+class OwnLoader(BaseTransform):
+    """Somebody's transform that knows nothing of the data set."""
+
+    def transform(self, results: dict) -> dict:
+        results["gt_seg_map"] = np.asarray(Image.open(results["seg_map_path"]).convert("L"))
+        results["seg_fields"].append("gt_seg_map")
+        return results
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    for i in range(4):
+        layouts.image(root / f"images/{i}.png", i)
+        layouts.label(root / f"labels/{i}.png", i, ids=(10, 20, 20, 30))
+        raw = np.asarray(Image.open(root / f"labels/{i}.png"))
+        colors = np.zeros((*raw.shape, 3), np.uint8)
+        colors[raw == 10], colors[raw == 20], colors[raw == 30] = (1, 2, 3), (4, 5, 6), (9, 9, 9)
+        (root / "colors").mkdir(exist_ok=True)
+        Image.fromarray(colors).save(root / f"colors/{i}.png")
+    (root / "classes.json").write_text(json.dumps(RAW))
+    return root
+
+
+def dataset(root: Path, loader: str = "LoadLabel", **kwargs: Any) -> Any:
+    pipeline = [dict(type="LoadImage"), dict(type=loader), dict(type="PackSegInputs")]
+    config = dict(type="FolderDataset", data_root=str(root), classes="classes.json", pipeline=pipeline)
+    return DATASETS.build({**config, **kwargs})
+
+
+def counts(sample: dict) -> list[int]:
+    return class_counts(sample["data_samples"].gt_sem_seg.data, 2).tolist()
+
+
+COLORS = dict(labels="colors", label_format="colors")
+
+
+@pytest.mark.parametrize("kwargs", [{}, COLORS, dict(classes=[f"c{i}" for i in range(300)])])
+def test_a_loader_that_does_not_know_the_map_is_refused(root: Path, kwargs: dict) -> None:
+    with pytest.raises(DataError, match=r"LoadAnnotations in the pipeline does not know; use dict\(type='LoadLabel'\)"):
+        dataset(root, "LoadAnnotations", **{**kwargs, **({"ignore_index": 65535} if "classes" in kwargs else {})})
+    wrapped = dict(type="RandomApply", transforms=[dict(type="LoadAnnotations")], prob=1.0)
+    if "classes" not in kwargs:
+        with pytest.raises(DataError, match="LoadAnnotations"):
+            dataset(root, pipeline=[dict(type="LoadImage"), wrapped, dict(type="PackSegInputs")], **kwargs)
+        with pytest.raises(DataError, match="something else than LoadLabel has loaded"):
+            dataset(root, "OwnLoader", **kwargs)[0]
+
+
+def test_map_and_colours_give_the_same_labels(root: Path) -> None:
+    for i in range(4):
+        assert counts(dataset(root)[i]) == counts(dataset(root, **COLORS)[i])
+
+
+def test_reduce_zero_label_is_refused_at_the_start(root: Path) -> None:
+    with pytest.raises(DataError, match="reduce_zero_label=True"):
+        dataset(root, reduce_zero_label=True)
+
+
+def test_the_share_of_unlisted_colours_is_told(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(transforms, "print_log", lambda text, **_: told.append(text))
+    share = np.mean(np.asarray(Image.open(root / "colors/0.png"))[..., 0] == 9)
+    loaded = dataset(root, **COLORS)
+    for _ in range(2):
+        loaded[0]
+    assert len(told) == 1
+    assert f"0.png: {100 * share:.1f} % of the pixels have a colour of no class" in told[0]
+    smooth = Image.open(root / "colors/0.png").resize((61, 41), Image.Resampling.BICUBIC)
+    smooth.save(root / "colors/0.png")
+    folder, table = str(root / "colors"), str(root / "classes.json")
+    assert main(["stats", folder, "--classes", table, "--label-format", "colors", "--workers", "1"]) == 0
+    assert "4 of 4 labels have colours of no class; the worst is" in capsys.readouterr().err
+
+
+def rare(root: Path, **kwargs: Any) -> Any:
+    return DATASETS.build(dict(type="RareClassSampling", dataset=dataset(root, **kwargs), min_pixels=5))
+
+
+def stats(root: Path, *more: str, folder: str = "labels") -> None:
+    assert main(["stats", str(root / folder), "--out", str(root), "--workers", "1", *more]) == 0
+
+
+def test_statistics_know_the_map(root: Path) -> None:
+    counted = rare(root)
+    table = str(root / "classes.json")
+    stats(root)  # raw ids
+    with pytest.raises(DataError, match=rf"id_map=None, but .*run `pipa stats .*labels.*--classes {table}`"):
+        rare(root)
+    stats(root, "--classes", table)
+    fresh = rare(root)
+    assert fresh.classes == counted.classes
+    assert np.allclose(fresh.probabilities, counted.probabilities)
+    assert fresh.images == counted.images
+    with pytest.raises(DataError, match=r"id_map=.*--label-format colors"):
+        rare(root, **COLORS)
+    stats(root, "--classes", table, "--label-format", "colors", folder="colors")
+    assert rare(root, **COLORS).images == counted.images
+
+
+def test_stale_statistics_are_refused(root: Path, tmp_path: Path) -> None:
+    table = root / "classes.json"
+    stats(root, "--classes", str(table))
+    rare(root)
+    os.utime(root / "labels/1.png")  # another time, the same content: a copy
+    moved = tmp_path / "moved"
+    shutil.copytree(root, moved, copy_function=shutil.copyfile)
+    rare(moved)
+    layouts.label(root / "labels/1.png", 99, ids=(10, 20))
+    with pytest.raises(DataError, match=r"labels/1\.png has changed since it was counted; run `pipa stats"):
+        rare(root)
+    table.write_text(json.dumps({**RAW, "id_map": {10: 1, 20: 0}}))
+    with pytest.raises(DataError, match="id_map="):
+        rare(moved, classes=str(table))
+
+
+def test_statistics_of_other_tools(root: Path) -> None:
+    """They say nothing about what they were counted from."""
+    plain = dict(classes=["a", "b"], labels="plain")
+    for i in range(4):
+        layouts.label(root / f"plain/{i}.png", i, ids=(0, 1))
+    entries = [{"0": 9, "1": 9, "file": f"x/plain/{i}.png"} for i in range(4)]
+    path = root / "sample_class_stats.json"
+    path.write_text(json.dumps(entries))
+    assert rare(root, **plain).classes == [0, 1]
+    with pytest.raises(DataError, match="nothing says that it was counted with an id map"):
+        rare(root, labels="plain")
+    path.write_text(json.dumps([{**entries[0], "7": 3}, *entries[1:]]))
+    with pytest.raises(DataError, match=r"counts class 7 in x/plain/0\.png, but the data set has the classes 0\.\.1"):
+        rare(root, **plain)
+    path.write_text(json.dumps(entries))
+    os.utime(path, (1, 1))
+    with pytest.raises(DataError, match="has changed since it was counted"):
+        rare(root, **plain)
+
+
+def test_statistics_follow_a_choice_of_classes(root: Path) -> None:
+    gta = root / "gta"
+    for i in range(3):
+        layouts.image(gta / f"images/{i}.png", i)
+        layouts.label(gta / f"labels/{i}.png", i, ids=(7, 26, 26))
+    assert main(["convert", "gta", str(gta), "--workers", "1"]) == 0
+    pipeline = [dict(type="LoadImage"), dict(type="LoadLabel"), dict(type="PackSegInputs")]
+    chosen = dict(type="GTADataset", data_root=str(gta), pipeline=pipeline, metainfo=dict(classes=("car", "road")))
+    with_files = DATASETS.build(dict(type="RareClassSampling", dataset=chosen, min_pixels=5))
+    (gta / "sample_class_stats.json").unlink()
+    counted = DATASETS.build(dict(type="RareClassSampling", dataset=chosen, min_pixels=5))
+    assert with_files.classes == counted.classes
+    assert with_files.images == counted.images
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.uint32, np.uint64])
+def test_labels_of_any_integer_go_straight_into_the_counts(tmp_path: Path, dtype: Any) -> None:
+    label = np.array([[0, 1, 1], [2, 255, 2]])
+    assert class_counts(label.astype(dtype), 3).tolist() == [1, 2, 2]
+    mmcv_like = Image.fromarray(label.astype(np.uint16))
+    mmcv_like.save(tmp_path / "a.png")
+    assert class_counts(read_label(tmp_path / "a.png"), 3).tolist() == [1, 2, 2]
+
+
+def test_other_dtypes_are_named() -> None:
+    with pytest.raises(TypeError, match="label: expected an integer tensor, got Float8"):
+        class_counts(torch.zeros(2, 2).to(torch.float8_e4m3fn), 3)
