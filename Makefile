@@ -10,7 +10,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint format cargo-test pytest fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
+.PHONY: help build demo test lint format cargo-test pytest test-fast fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,8 +49,15 @@ format: build  ## format Rust and Python
 cargo-test: build  ## tests of the Rust core, without Python
 	cargo test --release
 
-pytest: build  ## Python tests
-	$(BIN)/python -m pytest
+# Processes that test side by side, one file each at a time; a process and what it starts take up to 4 GiB.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+pytest: build  ## Python tests, JOBS=2 side by side
+	$(PYTEST)
+
+test-fast: build  ## Python tests without trainings, processes and notebooks
+	$(PYTEST) -m "not slow"
 
 fuzz: build  ## property tests with a hundred thousand cases each
 	PROPTEST_CASES=100000 cargo test --release

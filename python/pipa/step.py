@@ -18,7 +18,7 @@ from pipa.settings import default_settings as default_settings
 
 
 class PipaStep(nn.Module):
-    """One PiPa iteration on any PyTorch network (method, steps 1-9).
+    """One PiPa iteration on any PyTorch network (docs/method.md, steps 1-9).
 
     It owns the teacher and the projection heads, adds gradients to ``student`` and to the heads, and leaves the
     optimiser to you::

@@ -26,6 +26,8 @@ import pipa.toy
 from pipa.commands import cli
 from pipa.mmseg.engine import progress
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 9
 TINY = [
     "train_cfg.max_iters=2",

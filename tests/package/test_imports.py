@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import module_graph as graph
@@ -14,7 +15,8 @@ ORDER = [
     "losses · projection · gradient_exchange · step_checks",
     "step · viz",
     "inference",
-    "mmseg.datasets · mmseg.checkpoints · mmseg.evaluation",
+    "mmseg.datasets · mmseg.evaluation",
+    "mmseg.checkpoints",
     "mmseg.models",
     "mmseg.engine",
     "mmseg",  # registers the components below it
@@ -39,6 +41,14 @@ def room_of(module: str) -> str:
 
 def test_every_room_has_its_place() -> None:
     assert {room_of(module) for module in MODULES} <= set(LEVEL), "add the new room to ORDER and to the README's map"
+
+
+def test_every_room_is_on_the_map() -> None:
+    """The README's table "Where things are" names each; private modules are for the package alone."""
+    table = (graph.ROOT / "README.md").read_text().split("## Where things are")[1].split("## ")[0]
+    named = set(re.findall(r"`(?:python/pipa/)?(?:mmseg/)?(\w+)/?`", table))
+    rooms = {room_of(module).rpartition(".")[2] for module in MODULES}
+    assert {room for room in rooms if not room.startswith("_")} - {"pipa"} <= named
 
 
 def test_rooms_import_downwards() -> None:

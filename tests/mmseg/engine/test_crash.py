@@ -25,6 +25,8 @@ from pipa.files.torch_file import CheckpointError
 from pipa.mmseg.checkpoints.safe_load import allowed
 from pipa.mmseg.engine.stop_signals import StopSignals
 
+pytestmark = pytest.mark.slow
+
 # How often the training is killed; the full test of a release takes 30.
 KILLS = int(os.environ.get("PIPA_KILLS", "4"))
 N = 4

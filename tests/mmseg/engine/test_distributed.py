@@ -22,6 +22,8 @@ import tiny
 from joined import OFF
 from pipa.mmseg.engine.launcher import init_launcher
 
+pytestmark = pytest.mark.slow
+
 HELPERS = Path(__file__).resolve().parents[2] / "helpers"
 
 

@@ -26,6 +26,8 @@ from mmseg.structures import SegDataSample
 import layouts
 from pipa import ShapeError
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = Path(mmseg.__file__).parent / ".mim" / "configs"
 CROP = (64, 64)
 CLASSES = ("road", "car", "sign")

@@ -17,6 +17,8 @@ from torch import nn
 import tiny
 from pipa.mmseg.engine.network_options import Tuning, checkpoint_activations, parts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from mmengine.registry import HOOKS
 import tiny
 from pipa import NonFiniteError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

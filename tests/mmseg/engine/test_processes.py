@@ -15,6 +15,8 @@ pytest.importorskip("mmseg")
 
 import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

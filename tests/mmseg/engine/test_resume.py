@@ -12,6 +12,8 @@ pytest.importorskip("mmseg")
 
 import tiny
 
+pytestmark = pytest.mark.slow
+
 N = 5
 
 

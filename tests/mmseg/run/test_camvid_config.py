@@ -23,6 +23,8 @@ import pipa
 from pipa.mmseg.run.train import evaluate_checkpoint as evaluate_file
 from pipa.mmseg.run.train import load_config
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(pipa.__file__).parent / "configs"
 SOURCE_ONLY, PIPA = (CONFIGS / f"idda_to_camvid_{name}.py" for name in ("source_only", "pipa"))
 

@@ -27,6 +27,8 @@ from pipa.mmseg.checkpoints.keys import convert_state_dict
 from pipa.mmseg.datasets.domains import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
 from pipa.mmseg.models.backbones.mit import MiT
 
+pytestmark = pytest.mark.slow
+
 DOMAINS = {
     "gta2cs": ("GTADataset", "CityscapesDomainDataset"),
     "synthia2cs": ("SynthiaDataset", "CityscapesDomainDataset"),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-import pipa
+from pipa._core import __version__
 from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, RepeatableHook, read_lines, read_progress
 from pipa.mmseg.run.train import check_option, hush, load_config, train
 
@@ -96,6 +96,6 @@ def run_once(run: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
-    own = {"pipa": pipa.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    own = {"pipa": __version__, "torch": torch.__version__, "numpy": np.__version__}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {**own, "python": platform.python_version(), "device": device}
