@@ -19,7 +19,7 @@ from torch import multiprocessing as mp
 
 from kernels import scene
 from pipa import Group, PipaStep
-from pipa.mmseg.engine.gradient_exchange import average
+from pipa.gradient_exchange import average
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads
 from step import SETTINGS, SIDE, B, network
 

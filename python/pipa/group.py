@@ -44,6 +44,7 @@ class Group:
 
     Attributes:
         rank, world: number of this process, from 0, and number of processes.
+        data: the process group that exchanges tensors.
 
     Raises:
         ValueError: torch.distributed is not initialised.
@@ -53,7 +54,7 @@ class Group:
         if not dist.is_initialized():
             raise ValueError("Group: call torch.distributed.init_process_group first (or train without a group)")
         self.rank, self.world = dist.get_rank(process_group), dist.get_world_size(process_group)
-        self._data = self._host = process_group
+        self.data = self._host = process_group
         if "gloo" not in dist.get_backend(process_group):
             ranks = dist.get_process_group_ranks(process_group)
             self._host = dist.new_group(ranks, datetime.timedelta(seconds=timeout), backend="gloo")
@@ -63,7 +64,7 @@ class Group:
         self._meet_with("sum", tensor)
         total = tensor.clone()
         with answers():
-            dist.all_reduce(total, group=self._data)
+            dist.all_reduce(total, group=self.data)
         return total
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class Group:
         self._meet_with("gather", tensor)
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.world)]
         with answers():
-            dist.all_gather(parts, tensor.contiguous(), group=self._data)
+            dist.all_gather(parts, tensor.contiguous(), group=self.data)
         return torch.cat(parts)
 
     def meet(self, place: str, facts: Sequence[tuple[str, int]] = ()) -> None:

@@ -9,12 +9,17 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
+from pipa import _core
+from pipa.gradient_exchange import average
 from pipa.group import Group
 from pipa.networks import Networks, PlainNetworks
-from pipa.networks.trial import feature_channels as trial_channels
-from pipa.networks.trial import projection_heads
+from pipa.networks.choose import adapter_for
+from pipa.networks.plain import Features
+from pipa.networks.trial import Trial, projection_heads, trial
+from pipa.networks.wrappers import unwrap
 from pipa.settings import StepSettings, native_step
 from pipa.settings import default_settings as default_settings
+from pipa.step_checks import check_call, check_teacher, default_align, pixel_values
 
 
 class PipaStep(nn.Module):
@@ -34,14 +39,23 @@ class PipaStep(nn.Module):
     a resume exact.
 
     Args:
-        student: network from images (B, 3, H, W) to logits (B, C, h, w); it may return ``(logits, features)`` or a
-            dict with ``logits`` and ``features``. Logits smaller than the label are resized by the loss.
+        student: network from images (B, 3, H, W) to logits (B, C, h, w), of transformers, segmentation_models_pytorch,
+            torchvision, mmsegmentation, with an encoder of timm, or any other; it may return ``(logits, features)`` or
+            a dict with ``logits`` and ``features``. Logits smaller than the label are resized by the loss. It may be
+            compiled or wrapped in DistributedDataParallel: the step then averages the gradients itself.
         num_classes: number of classes C.
-        features: name of the submodule whose output feeds the projection heads, for networks that return logits only.
+        features: the encoder's maps, which feed the projection heads: name of a layer ("encoder", "net.layer4"), a list
+            of names, or a function ``(network, image) -> maps``; None: found. All terms see the same maps.
+        finest_stride: maps finer than this are left out, where there are coarser ones.
+        auxiliary_weight: factor of the cross entropy of auxiliary logits, or one each; None: 0.5 for torchvision's, 0.4
+            for others, as those libraries have it.
+        align_corners: the network brings its logits to the image's size with aligned corners.
+        image_max: largest value of an image before mean and std: 255, or 1 for means like 0.485. None: 1 if no mean and
+            no std is above 1, else 255.
         teacher: network of the same architecture; a copy of the student when not given.
         imagenet: frozen network with the features the student started from, for the feature distance. A copy of the
             student at construction when not given and ``feature_distance_weight > 0``.
-        feature_channels: channels of each feature map; found by a trial pass on a 64 x 64 image when not given.
+        feature_channels: channels of each feature map; found by a trial pass on a small blank image when not given.
         pixel_dim, patch_dim: channels of the two embeddings (256 and 128 in the paper).
         projection_hidden: channels between the two convolutions of a head; None takes the sum of the feature channels,
             as the released code does (1024 for MiT-B5).
@@ -62,7 +76,11 @@ class PipaStep(nn.Module):
         student: nn.Module,
         *,
         num_classes: int,
-        features: str | None = None,
+        features: Features | None = None,
+        finest_stride: int = 4,
+        auxiliary_weight: float | Sequence[float] | None = None,
+        align_corners: bool = False,
+        image_max: float | None = None,
         teacher: nn.Module | None = None,
         imagenet: nn.Module | None = None,
         feature_channels: Sequence[int] | None = None,
@@ -77,38 +95,56 @@ class PipaStep(nn.Module):
         **settings: Unpack[StepSettings],
     ) -> None:
         super().__init__()
-        self._native = native_step({"num_classes": num_classes, **settings}, seed)
-        self.group = group
+        given = {"num_classes": num_classes, **pixel_values(settings, image_max)}
+        self._native = native_step(given, seed)
         used = self.settings
-        self.teacher = frozen_copy(student) if teacher is None else teacher.requires_grad_(False)
+        wrapped = unwrap(student)
+        core = wrapped.core
+        self.group = Group(wrapped.process_group) if group is None and wrapped.distributed else group
+        self._averages = wrapped.distributed
+        self.teacher = frozen_copy(core) if teacher is None else unwrap(teacher, "teacher").core.requires_grad_(False)
         if imagenet is None and used["feature_distance_weight"] > 0:
-            imagenet = frozen_copy(student)
-        make = adapter or (lambda *args: PlainNetworks(*args, features=features))
+            imagenet = frozen_copy(core)
+        elif imagenet is not None:
+            imagenet = unwrap(imagenet, "imagenet").core
+        make = adapter or adapter_for(
+            core, features, num_classes, auxiliary_weight, align_corners, finest_stride, wrapped.compiler
+        )
         # Student and ImageNet model stay out of the module tree: the student is saved by its owner, the other never
         # changes. (The adapter is no module, so what it holds is not registered.)
+        self._networks = make(core, self.teacher, imagenet, None, None, backward)
         wants = [name for name in ("pixel", "patch") if used[f"{name}_weight"] > 0]
         own = heads is None
+        self._trial: Trial | None = None
+        if (own and wants and feature_channels is None) or "patch" in wants:
+            patch = tuple(used["patch_size"]) if "patch" in wants else None
+            self._trial = trial(self._networks, core, feature_channels, patch)
+        if self._trial is not None and "patch_align" not in given:
+            self._native = native_step({**given, "patch_align": default_align(used, self._trial)}, seed)
         if own and wants:
-            if feature_channels is None:
-                trial = make(student, self.teacher, imagenet, None, None, backward)
-                feature_channels = trial_channels(trial, student)
+            channels = feature_channels if self._trial is None else self._trial.channels
             dims = {"pixel": pixel_dim, "patch": patch_dim}
-            heads = projection_heads(
-                sum(feature_channels), {name: dims[name] for name in wants}, projection_hidden, student
-            )
+            heads = projection_heads(sum(channels or []), {name: dims[name] for name in wants}, projection_hidden, core)
         self.heads = heads if own else None
         made: dict[str, nn.Module] = {} if heads is None else dict(heads.items())
         missing = [name for name in wants if f"{name}_head" not in made]
         if missing:
             raise ValueError(f"heads: expected {missing[0]}_head, because {missing[0]}_weight is above 0")
-        pixel, patch = (made.get(f"{n}_head") for n in ("pixel", "patch"))
-        self._networks = make(student, self.teacher, imagenet, pixel, patch, backward)
+        self._networks.attach(made.get("pixel_head"), made.get("patch_head"))
+        if isinstance(self._networks, PlainNetworks) and max(used[f"{n}_weight"] for n in ("mix", "mask", "patch")) > 0:
+            check_teacher(self._networks, core, self.teacher)
+        self._checked: set[tuple[int, ...]] = set()
         self.last: dict[str, Any] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every setting with the value in force."""
         return json.loads(self._native.settings_json)
+
+    @property
+    def networks(self) -> Networks:
+        """Student, teacher, ImageNet model and heads, as the iteration calls them."""
+        return self._networks
 
     @property
     def iteration(self) -> int:
@@ -155,6 +191,7 @@ class PipaStep(nn.Module):
             GroupError: another process has failed or is lost, or its seed, settings or batch size differ.
         """
         try:
+            check_call(self, source, target, check_finite)
             scalars, mixed = self._native.run(
                 self._networks, source, source_label, target, valid_mask, draws, log_gradients, check_finite, self.group
             )
@@ -162,8 +199,26 @@ class PipaStep(nn.Module):
             if self.group is not None:
                 self.group.fail(error)
             raise
+        if self._averages:
+            self._average()
         self.last = {"source_image": source, "source_label": source_label, "target_image": target, **(mixed or {})}
         return dict(scalars)
+
+    def _average(self) -> None:
+        """What DistributedDataParallel would do, whose reducer allows one backward pass in an iteration only."""
+        core = self._networks._student
+        average(core if self.heads is None else nn.ModuleList([core, self.heads]), self.teacher, False, self.group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: they hold the student, and a step of one process."""
+        if self.group is not None:
+            raise TypeError("PipaStep: a step of several processes cannot be copied or pickled; keep its state_dict()")
+        return {**self.__dict__, "_native": (self._native.settings_json, self.get_extra_state())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        settings, extra = state["_native"]
+        super().__setstate__({**state, "_native": _core.Step(settings, 0)})
+        self.set_extra_state(extra)
 
     def get_extra_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {

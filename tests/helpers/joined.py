@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import tiny
 from pipa import Group, PipaStep, _core
-from pipa.mmseg.engine.gradient_exchange import average
+from pipa.gradient_exchange import average
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 from pipa.mmseg.models.sliding import TorchDraws
 

@@ -21,7 +21,7 @@ from mmengine.registry import HOOKS
 import pipa.mmseg.engine.pipa_hook
 import tiny
 from pipa import NonFiniteError
-from pipa.mmseg.engine.gradient_exchange import average
+from pipa.gradient_exchange import average
 from pipa.mmseg.engine.launcher import init_launcher
 
 RANK = int(os.environ.get("RANK", 0))

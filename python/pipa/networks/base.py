@@ -79,6 +79,10 @@ class Networks:
         self._pixel_head, self._patch_head = pixel_head, patch_head
         self._backward = backward
 
+    def attach(self, pixel_head: nn.Module | None, patch_head: nn.Module | None) -> None:
+        """Take projection heads, which need the encoder's channels and so come after the networks."""
+        self._pixel_head, self._patch_head = pixel_head, patch_head
+
     # --- what a subclass defines ------------------------------------------------------------------------------------
 
     def outputs(self, module: nn.Module, image: Tensor) -> Outputs:

@@ -1,78 +1,195 @@
-"""Plain PyTorch networks: logits, (logits, features) or a dict, with the features of a named layer."""
+"""Any PyTorch network: its logits, and its encoder's maps wherever they are to be found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from pipa.networks.base import Head, Networks, Outputs
+from pipa.networks.base import Networks, Outputs
+from pipa.networks.logits import resized, split_output
+from pipa.networks.maps import MapReader
+from pipa.networks.search import encoder_names
+from pipa.networks.taps import run_tapped
+from pipa.networks.wrappers import find_layer
+
+Features = str | Sequence[str] | Callable[[nn.Module, Tensor], Any]
 
 
 class PlainNetworks(Networks):
-    """Any ``nn.Module`` that returns logits, (logits, features) or {"logits"|"out": ..., "features": ...}."""
+    """Any ``nn.Module`` from images (B, 3, H, W) to logits.
 
-    def __init__(self, *args: Any, features: str | None = None, **kwargs: Any) -> None:
+    The encoder's maps are, in this order: those that ``features`` names; those that the network returns itself, as
+    ``(logits, features)`` or under ``features``; those of the encoder that :meth:`encoder` finds. Whatever they are,
+    all terms see the same maps of an image: they are caught in the pass of the whole network.
+
+    A subclass adapts a library by three methods: :meth:`encoder`, :meth:`select` and :meth:`reader`.
+
+    Args:
+        features: name of a layer ("encoder", "net.backbone.layer4"), a list of names, or a function
+            ``(network, image) -> maps`` that is called beside the network; None: found.
+        num_classes: tells auxiliary logits from features; None: every further map is one of logits.
+        auxiliary_weight: factor of the cross entropy of auxiliary outputs, or one factor each; None: the library's own.
+        align_corners: how the network itself brings logits to the image's size.
+        finest_stride: encoder maps finer than this are left out, where there are coarser ones. Maps that the network
+            itself returns as features are its own choice and stay.
+        compiler: compiles a function as the networks were compiled.
+    """
+
+    auxiliary_weight: float = 0.4
+
+    def __init__(
+        self,
+        *args: Any,
+        features: Features | None = None,
+        num_classes: int | None = None,
+        auxiliary_weight: float | Sequence[float] | None = None,
+        align_corners: bool = False,
+        finest_stride: int = 4,
+        compiler: Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._layer = features
+        self._features, self._num_classes = features, num_classes
+        self._weight = self.auxiliary_weight if auxiliary_weight is None else auxiliary_weight
+        self._align_corners, self._finest, self._compiler = align_corners, finest_stride, compiler
+        self._layers: list[str] | None = None  # found with the first pass
+        self._parts = False  # those are parts of the encoder, not the encoder
+        self._returned = False  # the network returns its features
+        self._readers: dict[str, MapReader] = {}
+        self._compiled: dict[int, Callable[..., Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: what was compiled is compiled again."""
+        return {**self.__dict__, "_compiled": {}}
+
+    # --- what a subclass may define -----------------------------------------------------------------------------------
+
+    def encoder(self, module: nn.Module) -> list[str]:
+        """Names of the layers whose outputs are the encoder's maps, shallow to deep; none if there is no telling."""
+        return encoder_names(module)
+
+    def select(self, layer: nn.Module, value: Any) -> Any:
+        """The part of what ``layer`` returned that holds its maps; all of it by default."""
+        return value
+
+    def reader(self, module: nn.Module, layer: nn.Module) -> MapReader:
+        """How to read what ``layer`` of ``module`` returns; here with the patch and layers that its config names."""
+        config = getattr(layer, "config", None)
+        patch = getattr(config, "patch_size", None)
+        layers = getattr(config, "out_indices", None) or getattr(config, "backbone_out_indices", None)
+        return MapReader(self._finest, patch if isinstance(patch, int) else None, layers)
+
+    # --- Networks -----------------------------------------------------------------------------------------------------
 
     def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
-        logits, features = self._run(module, image)
-        return Outputs([Head(logits)], features)
+        output, maps = self._pass(module, image, stop=False)
+        heads, own = split_output(output, self._num_classes, self._weight)
+        if self._align_corners:
+            heads = resized(heads, (image.shape[2], image.shape[3]))
+        if own is not None and self._features is None:
+            self._returned = True
+            maps = self._read(module, module, "features", own, image)
+        return Outputs(heads, maps)
 
-    def features(self, module: nn.Module, image: Tensor) -> list[Tensor]:
-        if self._layer is not None:
-            found = dict(module.named_children()).get(self._layer)
-            # A backbone that takes the image itself need not drag its segmentation head along.
-            if found is not None:
-                return as_features(found(image), self._layer)
-        return self._run(module, image)[1]
+    def features(self, module: nn.Module, image: Tensor) -> Sequence[Tensor]:
+        if callable(self._features):
+            return self._called(module, image)
+        if self._layers is None or self._returned:
+            return self.outputs(module, image).features
+        return self._pass(module, image, stop=True)[1]
 
     def logits(self, module: nn.Module, image: Tensor) -> Tensor:
-        return self._run(module, image)[0]
+        heads, _ = split_output(self._run(module, image), self._num_classes, self._weight)
+        return (resized(heads[:1], (image.shape[2], image.shape[3])) if self._align_corners else heads)[0].logits
 
-    def _run(self, module: nn.Module, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        if self._layer is None:
-            return split_output(module(image))
-        layers = dict(module.named_modules())
-        if self._layer not in layers:
-            names = ", ".join(name for name, _ in module.named_children())
-            raise ValueError(f"features={self._layer!r} is no layer of {type(module).__name__}; it has: {names}")
-        caught: list[Any] = []
-        handle = layers[self._layer].register_forward_hook(lambda _m, _i, out: caught.append(out))
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _embedding(self, head: nn.Module | None, term: str, features: Sequence[Tensor]) -> Tensor:
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self._student.parameters())
+        if trains and features and not any(m.requires_grad for m in features):
+            raise ValueError(
+                f"the {term} term would teach the encoder nothing, because its maps carry no gradient: the layer is "
+                "frozen, or lies inside an activation checkpoint with use_reentrant=True (choose False)"
+            )
+        return super()._embedding(head, term, features)
+
+    def _run(self, module: nn.Module, image: Tensor) -> Any:
+        if self._compiler is None:
+            return module(image)
+        if id(module) not in self._compiled:
+
+            def call(image: Tensor) -> Any:
+                return module(image)
+
+            self._compiled[id(module)] = self._compiler(call)
+        return self._compiled[id(module)](image)
+
+    def _called(self, module: nn.Module, image: Tensor) -> list[Tensor]:
+        assert callable(self._features)
+        return self._read(module, module, "features", self._features(module, image), image)
+
+    def _pass(self, module: nn.Module, image: Tensor, stop: bool) -> tuple[Any, list[Tensor]]:
+        """Output of one pass (None if it was stopped early) and the maps of the layers."""
+        if callable(self._features):
+            return self._run(module, image), self._called(module, image)
+        names = self._names(module)
+        layers = [find_layer(module, name) for name in names]
+        output, seen = run_tapped(layers, lambda: self._run(module, image), stop, stay=self._compiler is not None)
+        if self._features is None and not self._returned and names and not all(seen):
+            if output is not None and split_output(output, self._num_classes, self._weight)[1] is not None:
+                return output, []
+            return self._pass_by_parts(module, image, names)
+        maps: list[Tensor] = []
+        for name, layer, values in zip(names, layers, seen, strict=True):
+            if not values:
+                if self._returned or self._features is None:
+                    continue
+                raise ValueError(f"features={name!r} did not run during the forward pass")
+            if len(values) > 1 and not self._parts:
+                raise ValueError(
+                    f"features={name!r} runs {len(values)} times in one pass; give features= a function "
+                    "(network, image) -> maps that says which of them count"
+                )
+            maps += self._read(module, layer, name, values[-1], image)
+        return output, self._sorted(maps) if len(names) > 1 else maps
+
+    def _names(self, module: nn.Module) -> list[str]:
+        if self._layers is None:
+            if self._features is None:
+                self._layers = self.encoder(module)
+            else:
+                self._layers = [self._features] if isinstance(self._features, str) else list(self._features)  # type: ignore[arg-type]
+        return [] if self._returned else self._layers
+
+    def _pass_by_parts(self, module: nn.Module, image: Tensor, names: list[str]) -> tuple[Any, list[Tensor]]:
+        """The encoder was not called as a whole: catch its children, whose maps are the deepest ones of each size."""
+        inner = [f"{name}.{child}" for name in names for child, _ in find_layer(module, name).named_children()]
+        layers = [find_layer(module, name) for name in inner]
+        _, seen = run_tapped(layers, lambda: self._run(module, image), stop=False)
+        ran = [name for name, values in zip(inner, seen, strict=True) if values and self._is_map(values[-1], image)]
+        self._layers, self._parts = ran, True
+        return self._pass(module, image, stop=False)
+
+    def _is_map(self, value: Any, image: Tensor) -> bool:
         try:
-            logits, _ = split_output(module(image))
-        finally:
-            handle.remove()
-        if not caught:
-            raise ValueError(f"features={self._layer!r} did not run during the forward pass")
-        return logits, as_features(caught[-1], self._layer)
+            return bool(MapReader(self._finest).read(value, image))
+        except TypeError:
+            return False
 
+    def _read(self, module: nn.Module, layer: nn.Module, name: str, value: Any, image: Tensor) -> list[Tensor]:
+        if name not in self._readers:
+            self._readers[name] = MapReader(0) if layer is module else self.reader(module, layer)
+        value = self.select(layer, value)
+        # Hidden states of a convolutional network come block by block; lists of maps that somebody chose stay.
+        deepest = hasattr(value, "hidden_states") and getattr(value, "feature_maps", None) is None
+        return self._readers[name].read(value, image, name, deepest)
 
-def split_output(output: Any) -> tuple[Tensor, list[Tensor]]:
-    """Logits and features of what a plain module returned."""
-    if isinstance(output, Tensor):
-        return output, []
-    if isinstance(output, dict):
-        logits = output.get("logits", output.get("out"))
-        if isinstance(logits, Tensor):
-            return logits, as_features(output.get("features", []), "features")
-    elif isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[0], Tensor):
-        return output[0], as_features(output[1], "features")
-    raise TypeError(
-        "the network must return logits (B, C, h, w), (logits, features) or a dict with 'logits' and 'features', "
-        f"got {type(output).__name__}"
-    )
-
-
-def as_features(value: Any, name: str) -> list[Tensor]:
-    """Feature maps as a list, whatever container the backbone uses."""
-    if isinstance(value, Tensor):
-        value = [value]
-    elif isinstance(value, dict):
-        value = list(value.values())
-    features = list(value) if isinstance(value, Iterable) else []
-    if not isinstance(value, Iterable) or not all(isinstance(f, Tensor) and f.dim() == 4 for f in features):
-        raise TypeError(f"{name}: expected feature maps of shape (B, D, h, w), got {type(value).__name__}")
-    return features
+    def _sorted(self, maps: list[Tensor]) -> list[Tensor]:
+        """Finest first; of the parts of one encoder, the deepest map of each size."""
+        maps = sorted(maps, key=lambda m: -m.shape[2])  # stable: shallow stays before deep where sizes are equal
+        if self._parts:
+            maps = list({tuple(m.shape[2:]): m for m in maps}.values())
+        return maps

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipa._core import NonFiniteError
 from pipa.files.atomic import save
-from pipa.mmseg.engine.gradient_exchange import restore, snapshot
+from pipa.gradient_exchange import restore, snapshot
 from pipa.step import PipaStep
 
 # Batches kept per run: a diverged training fails at every iteration, and must not fill the disk with the same news.

@@ -23,9 +23,9 @@ from mmengine.runner.loops import BaseLoop, _InfiniteDataloaderIterator
 from torch import Tensor, nn
 
 from pipa._core import NonFiniteError
+from pipa.gradient_exchange import average
 from pipa.group import Group, PeerNonFiniteError
 from pipa.mmseg.checkpoints.description import describe_in
-from pipa.mmseg.engine.gradient_exchange import average
 from pipa.mmseg.engine.launcher import TIMEOUT
 from pipa.mmseg.engine.network_options import Tuning
 from pipa.mmseg.engine.nonfinite_guard import NonFiniteGuard

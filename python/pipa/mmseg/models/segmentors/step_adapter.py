@@ -16,7 +16,7 @@ from mmseg.models.utils import resize
 from torch import Tensor, nn
 
 from pipa.networks import Head, Networks, Outputs, Region
-from pipa.networks.trial import feature_channels, projection_heads
+from pipa.networks.trial import projection_heads, trial
 
 
 class SegmentorNetworks(Networks):
@@ -45,7 +45,7 @@ def main_head(core: Any) -> Any:
 
 def segmentor_channels(core: nn.Module) -> list[int]:
     """Channels of the maps that :func:`backbone_features` gives."""
-    return feature_channels(SegmentorNetworks(core, core, None, None, None), core)
+    return trial(SegmentorNetworks(core, core, None, None, None), core).channels
 
 
 def build_heads(core: nn.Module, terms: dict[str, bool], dims: dict[str, Any]) -> nn.ModuleDict:

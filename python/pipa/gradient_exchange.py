@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import reduce
 
 import torch
-from mmengine.dist import all_reduce
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipa.group import Group, answers
@@ -22,7 +22,7 @@ def average(core: nn.Module, teacher: nn.Module | None, failed: bool, group: Gro
     averaged too, so that all ranks hold the same networks and the checkpoint of rank 0 is everyone's.
 
     Args:
-        core: the segmentor, with the projection heads. teacher: its running statistics are averaged too.
+        core: the network, with the projection heads. teacher: its running statistics are averaged too.
         failed: this process has no usable gradients; it takes part with zeros.
         group: all processes; None with a single one.
 
@@ -45,7 +45,7 @@ def average(core: nn.Module, teacher: nn.Module | None, failed: bool, group: Gro
     dtype = reduce(torch.promote_types, {v.dtype for v in values}, torch.float32)
     flag = torch.tensor([float(failed)], dtype=dtype, device=next(core.parameters()).device)
     flat = torch.cat([v.detach().flatten().to(dtype) for v in values] + [flag])
-    exchange(flat)
+    exchange(flat, group)
     flat /= group.world
     *means, share = flat.split([v.numel() for v in values] + [1])
     for parameter, mean in zip(parameters, means[: len(parameters)], strict=True):
@@ -55,10 +55,10 @@ def average(core: nn.Module, teacher: nn.Module | None, failed: bool, group: Gro
     return (share * group.world).round()[0]
 
 
-def exchange(flat: Tensor) -> None:
+def exchange(flat: Tensor, group: Group) -> None:
     """Sum over all processes, in place."""
     with answers():
-        all_reduce(flat)
+        dist.all_reduce(flat, group=group.data)
 
 
 def snapshot(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
