@@ -20,3 +20,8 @@ def quiet_train(module: nn.Module) -> nn.Module:
         if not isinstance(layer, _NormBase):
             layer.training = False
     return module
+
+
+def uses_batch_statistics(module: nn.Module) -> bool:
+    """Whether a normalisation layer of ``module`` uses the statistics of the batch at hand, as in a quiet teacher."""
+    return any(isinstance(layer, _NormBase) and layer.training for layer in module.modules())

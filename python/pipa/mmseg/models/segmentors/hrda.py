@@ -17,6 +17,7 @@ from pipa.mmseg.models.decode_heads.hrda import HRDAHead, ScaleFeatures, ScaleLo
 from pipa.mmseg.models.segmentors.step_adapter import Maps, crop, encode, loss_weight
 from pipa.mmseg.models.sliding import Draws, TorchDraws, random_box
 from pipa.networks import Head, Outputs, Region
+from pipa.networks.quiet import uses_batch_statistics
 
 
 @MODELS.register_module()
@@ -118,7 +119,7 @@ class HRDAEncoderDecoder(EncoderDecoder):
         divide = 2 if self.hr_slide_overlapping else 1
         boxes = windows(size, self.hr_crop_size, [max(length // divide, 1) for length in self.hr_crop_size])
         crops = [crop(image_bchw, box) for box in boxes]
-        if self.training:  # batch norm must see all of them together
+        if uses_batch_statistics(self):  # which must be those of all of them together
             return ScaleFeatures(context, size, self._encode(torch.cat(crops), 1).head, boxes)
         return ScaleFeatures(context, size, None, boxes, parts=self._in_passes(crops))
 
