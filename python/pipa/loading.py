@@ -40,8 +40,8 @@ def load(
         ValueError: the file is no checkpoint, does not fit, or holds no such weights. FileNotFoundError: no such file.
         ImportError: the extra ``pipa-rs[mmseg]`` is not installed.
 
-    >>> segmenter = pipa.load("work/pipa/iter_60000.pth", weights="teacher")
-    >>> segmenter.predict("photo.jpg").overlay()
+    >>> segmenter = pipa.load("work/pipa/iter_60000.pth", weights="teacher")  # doctest: +SKIP
+    >>> segmenter.predict("photo.jpg").overlay()  # doctest: +SKIP
     """
     # The networks are those of the optional extra, which stands above this module.
     opened = importlib.import_module("pipa.mmseg.run.open")

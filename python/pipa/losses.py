@@ -28,6 +28,15 @@ class PixelContrastLoss(nn.Module):
         min_pixels: classes with fewer pixels in the batch are not sampled (released code: 101).
 
     The generator and the bank are part of ``state_dict``, so that a resumed run goes on exactly.
+
+    >>> import torch
+    >>> from pipa import PixelContrastLoss
+    >>> embedding = torch.randn(2, 64, 32, 32, requires_grad=True)  # [B, D, H, W]
+    >>> label = torch.randint(0, 19, (2, 128, 128))                 # of any size
+    >>> loss = PixelContrastLoss(seed=0)(embedding, label)
+    >>> loss.backward()
+    >>> loss.shape, embedding.grad.shape
+    (torch.Size([]), torch.Size([2, 64, 32, 32]))
     """
 
     def __init__(
@@ -111,7 +120,17 @@ class PixelContrastLoss(nn.Module):
 
 
 class PatchContrastLoss(nn.Module):
-    """L_patch: the same scene position in two overlapping patches attracts, all other features of both repel."""
+    """L_patch: the same scene position in two overlapping patches attracts, all other features of both repel.
+
+    >>> import torch
+    >>> from pipa import PatchContrastLoss
+    >>> scene = torch.randn(1, 16, 12, 12)
+    >>> first, second = scene[..., :8, :8], scene[..., 4:, 4:]  # the same features where they overlap
+    >>> same = PatchContrastLoss()(first, second, (4, 4, 8, 8), (0, 0, 4, 4))
+    >>> moved = PatchContrastLoss()(first, second, (4, 4, 8, 8), (4, 4, 8, 8))
+    >>> bool(same < moved)
+    True
+    """
 
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()

@@ -1,7 +1,11 @@
 """The embedded domain pair: little street scenes in a synthetic-looking and in a photograph-looking style.
 
->>> image, label = pipa.toy.draw("target", index=0)          # (128, 256, 3) and (128, 256), uint8
->>> pipa.toy.write("data/toy", train=400, val=80)            # both domains, in the Cityscapes layout
+>>> import pipa
+>>> image, label = pipa.toy.draw("target", index=0)
+>>> image.shape, label.shape, image.dtype
+((128, 256, 3), (128, 256), dtype('uint8'))
+>>> pipa.toy.write("data/toy", train=2, val=1).name          # both domains, in the Cityscapes layout
+'toy'
 
 The pictures are drawn by the native part from a seed; each one depends on its own domain, index, seed and size alone.
 :func:`write` lays them out as::

@@ -103,5 +103,12 @@ def class_mix(mask_b1hw: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         A new tensor; gradients flow to the parts that were taken.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> label, pseudo = torch.tensor([[[0, 1]]]), torch.tensor([[[7, 7]]])
+    >>> mask = F.class_mask(label[:, None], [[1]])  # class 1 of image 0 is pasted
+    >>> F.class_mix(mask, label, pseudo)
+    tensor([[[7, 1]]])
     """
     return _core.class_mix(mask_b1hw, source, target)

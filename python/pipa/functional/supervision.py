@@ -116,6 +116,12 @@ def confusion_matrix(
 
     Returns:
         [C, C] int64 on the CPU.
+
+    >>> from pipa import functional as F
+    >>> import torch
+    >>> F.confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), num_classes=2)
+    tensor([[1, 1],
+            [0, 0]])
     """
     pair = torch.as_tensor(prediction), torch.as_tensor(label)
     return _core.confusion_matrix(pair[0], pair[1], int(num_classes), int(ignore_index))

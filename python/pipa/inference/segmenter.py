@@ -29,9 +29,9 @@ TROUBLES = (ValueError, OSError, RuntimeError, MemoryError)
 class Segmenter:
     """A trained network, its preprocessing and its classes. Made by :func:`pipa.load`.
 
-    >>> segmenter = pipa.load("work/pipa/iter_60000.pth")
-    >>> prediction = segmenter.predict("photo.jpg")
-    >>> prediction.label_hw.shape, prediction.classes[prediction.label_hw[0, 0]]
+    >>> segmenter = pipa.load("work/pipa/iter_60000.pth")  # doctest: +SKIP
+    >>> prediction = segmenter.predict("photo.jpg")  # doctest: +SKIP
+    >>> prediction.label_hw.shape, prediction.classes[prediction.label_hw[0, 0]]  # doctest: +SKIP
 
     Attributes:
         network: the network (:class:`pipa.inference.network.Network`).
