@@ -104,7 +104,6 @@ def test_a_whole_training_state(golden: Path, tmp_path: Path, tree: str) -> None
     text = report.format(verbose=True)
     assert all(key in text for key in state)
     assert "missing      0" in report.format()
-    json.dumps(report.as_dict())
 
     content = load_plain(out)
     assert content["meta"]["dataset_meta"] == {"classes": ("road", "sky"), "palette": [[1, 2, 3], [4, 5, 6]]}

@@ -68,10 +68,6 @@ class Report:
             lines += [f"  skipped  {key}: {why}" for key, why in self.skipped]
         return "\n".join(lines)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same account for a JSON file."""
-        return {name: getattr(self, name) for name in ("source", "kind", "out", "used", "skipped", "missing")}
-
 
 def convert_checkpoint(
     path: str | Path, out: str | Path | None = None, model: nn.Module | None = None, use_teacher: bool = False
