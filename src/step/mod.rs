@@ -1,4 +1,4 @@
-//! One PiPa iteration (method, steps 1-9): order, weights, warm-up and log. It sees networks only through
+//! One PiPa iteration (docs/method.md, steps 1-9): order, weights, warm-up and log. It sees networks only through
 //! [`Networks`], so it runs without Python.
 
 mod batch;
@@ -60,7 +60,7 @@ pub struct Report {
     pub mixed: Option<Mixed>,
 }
 
-/// Target side of the iteration (steps 5 and 6).
+/// Target side of the iteration (steps 5 and 6 of docs/method.md).
 pub struct Mixed {
     pub image: Tensor,
     pub label: Tensor,
@@ -164,7 +164,7 @@ impl Step {
         self.settings.patch_weight > 0.0 && self.iteration >= self.settings.patch_warmup
     }
 
-    /// Steps 2-4: source cross entropy, pixel contrast and ImageNet feature distance, in one backward pass.
+    /// Steps 2-4 of docs/method.md: source cross entropy, pixel contrast and ImageNet feature distance, in one backward pass.
     fn source_pass(
         &mut self,
         group: &dyn Group,

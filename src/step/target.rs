@@ -1,4 +1,4 @@
-//! Target side of the iteration (steps 5-8) and MIC's masked consistency.
+//! Target side of the iteration (steps 5-8 of docs/method.md) and MIC's masked consistency.
 
 use super::batch::Batch;
 use super::draws::{self, Draws, MixDraw};
@@ -82,7 +82,7 @@ impl Step {
         Ok(Mixed { image, label, weight, pseudo_label, pseudo_weight, mask, patches: draws.patches })
     }
 
-    /// Step 8. Both crops go through the student in one pass.
+    /// Step 8 of docs/method.md: both crops go through the student in one pass.
     fn patch_term(&self, networks: &mut dyn Networks, image: &Tensor, pair: &PatchPair) -> Result<Tensor> {
         let (first, second) = pair.crop(image)?;
         let images = first.size()[0];
