@@ -134,7 +134,8 @@ class Profiled(SegmentorNetworks):
 
     def _cut(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
-            return type(value)(self._cut(v) for v in value)
+            cut = [self._cut(v) for v in value]
+            return type(value)(*cut) if hasattr(value, "_fields") else type(value)(cut)
         if not isinstance(value, Tensor) or not value.requires_grad:
             return value
         leaf = value.detach().requires_grad_()

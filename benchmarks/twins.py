@@ -19,7 +19,7 @@ MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in ((123.675, 116.28, 103.53
 def twin_pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     probability, label = torch.softmax(logits, dim=1).max(dim=1)
     confident = probability.ge(0.968).long() == 1
-    share = confident.sum().item() / np.size(label.numpy())
+    share = confident.sum().item() / label.numel()
     return label, share * torch.ones(probability.shape)
 
 
