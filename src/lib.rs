@@ -8,6 +8,7 @@
 //! - `pseudo_label`, `mix`, `augment`, `masking`, `teacher`: the target side of an iteration
 //! - `host`: kernels on host memory, counting, label files, `loader/`
 //! - `toy`: the embedded domain pair
+//! - `resize`: bilinear resizing, deterministic where asked for
 //! - `choice`, `rng`, `shape`, `error`: words that users choose by, random numbers, argument checks, the one error type
 //! - `python`: the only place that uses pyo3
 
@@ -23,6 +24,7 @@ pub mod mix;
 pub mod patches;
 pub mod prototypes;
 pub mod pseudo_label;
+pub mod resize;
 pub mod rng;
 pub mod shape;
 pub mod step;

@@ -7,8 +7,9 @@ use crate::choices;
 use crate::error::{Error, Result};
 use crate::host::slice::check_ids;
 use crate::host::{fused, fused_without_grad};
+use crate::resize::bilinear;
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
-use tch::{no_grad, Kind, Reduction, Tensor};
+use tch::{no_grad, Kind, Tensor};
 
 choices! {
     /// What the sum over pixels is divided by.
@@ -51,11 +52,7 @@ fn resize(logits: &Tensor, label_bhw: &Tensor) -> Result<Tensor> {
         Kind::Half | Kind::BFloat16 => logits.f_to_kind(Kind::Float)?,
         _ => logits.f_alias()?,
     };
-    let to = &label_bhw.size()[1..];
-    if &logits.size()[2..] == to {
-        return Ok(logits);
-    }
-    Ok(logits.f_upsample_bilinear2d(to, false, None, None)?)
+    bilinear(&logits, &label_bhw.size()[1..])
 }
 
 /// `sum` over the number of pixels that count (at least 1), without a visit to the host.
@@ -170,12 +167,25 @@ fn loss_of(
     ignore_index: i64,
     average: Average,
 ) -> Result<Tensor> {
-    let target = label.f_to_kind(Kind::Int64)?;
-    let mut loss = full.f_cross_entropy_loss::<Tensor>(&target, None, Reduction::None, ignore_index, 0.0)?;
+    let mut loss = per_pixel(full, label, ignore_index)?;
     if let Some(weight) = weight_bhw {
         loss = loss.f_mul(&weight.f_to_kind(loss.f_kind()?)?)?;
     }
     average_of(&loss.f_sum(loss.f_kind()?)?, label, ignore_index, average)
+}
+
+/// -log softmax(full)[label] of each pixel [B,H,W], 0 where it is ignored.
+///
+/// A gather instead of libtorch's loss: that has no deterministic form on a GPU, and there an id outside the classes stops
+/// the whole process. Here such a pixel is NaN, which the check for losses that are not finite finds.
+fn per_pixel(full: &Tensor, label: &Tensor, ignore_index: i64) -> Result<Tensor> {
+    let id = label.f_to_kind(Kind::Int64)?;
+    let ignored = id.f_eq(ignore_index)?;
+    let inside = id.f_ge(0)?.f_logical_and(&id.f_lt(full.size()[1])?)?;
+    let at = id.f_masked_fill(&inside.f_logical_not()?.f_logical_or(&ignored)?, 0)?.f_unsqueeze(1)?;
+    let loss = full.f_log_softmax(1, full.f_kind()?)?.f_gather(1, &at, false)?.f_squeeze_dim(1)?.f_neg()?;
+    let stray = inside.f_logical_or(&ignored)?.f_logical_not()?;
+    Ok(loss.f_masked_fill(&ignored, 0.0)?.f_masked_fill(&stray, f64::NAN)?)
 }
 
 fn accuracy_of(full: &Tensor, label: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {

@@ -2,9 +2,11 @@
 //! wrapper that crosses it.
 
 use crate::error::{Error, Result};
+use crate::resize::set_deterministic;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyArithmeticError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::GILOnceCell;
 use pyo3_tch::PyTensor;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use tch::Tensor;
@@ -51,6 +53,7 @@ impl From<PyErr> for Error {
 /// Runs `work` without the GIL. Errors become exceptions; a panic (a bug) becomes a RuntimeError that `except Exception`
 /// catches, instead of pyo3's PanicException, which it does not.
 pub fn enter<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    set_deterministic(deterministic(py)?);
     let outcome = py.allow_threads(|| catch_unwind(AssertUnwindSafe(work)));
     match outcome {
         Ok(result) => result.map_err(PyErr::from),
@@ -63,6 +66,12 @@ pub fn enter<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -
             Err(PyRuntimeError::new_err(format!("internal error in pipa: {}", text.lines().next().unwrap_or(""))))
         }
     }
+}
+
+/// Whether `torch.use_deterministic_algorithms` is on.
+fn deterministic(py: Python<'_>) -> PyResult<bool> {
+    static ASK: GILOnceCell<Py<PyAny>> = GILOnceCell::new();
+    ASK.import(py, "torch", "are_deterministic_algorithms_enabled")?.call0()?.extract()
 }
 
 /// A tensor argument. Shares storage and autograd graph with the Python object.

@@ -13,6 +13,7 @@ use crate::masking;
 use crate::mix::{class_mask, class_mix, draw_class_mask_in};
 use crate::patches::PatchPair;
 use crate::pseudo_label::PseudoLabel;
+use crate::resize::bilinear;
 use crate::rng::Rng;
 use crate::shape::check_rank;
 use tch::{no_grad, Kind, Tensor};
@@ -61,8 +62,7 @@ impl Step {
         let logits = networks.teacher(&batch.target)?.f_detach()?;
         check_rank(&logits, 4, "teacher logits", "[B,C,H,W]")?;
         let size = &batch.target.size()[2..];
-        let logits =
-            if logits.size()[2..] == *size { logits } else { logits.f_upsample_bilinear2d(size, false, None, None)? };
+        let logits = bilinear(&logits, size)?;
         let pseudo = PseudoLabel { threshold: s.threshold, ignore_top: s.ignore_top, ignore_bottom: s.ignore_bottom };
         let (pseudo_label, pseudo_weight) = pseudo.forward_in(group, &logits, batch.valid_mask.as_ref())?;
 
