@@ -74,6 +74,9 @@ bench-scaling: build  ## exact contrast against the number of pixels: table and 
 bench-step: build  ## a whole iteration beside a plain-PyTorch twin: ratio, memory, profile
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/step.py --threads 1
 
+bench-gpu: build  ## everything a GPU can show, under nine minutes: table and gpu.json
+	$(BIN)/python -W ignore benchmarks/gpu.py --json gpu.json
+
 bench-processes: build  ## images per second of two processes beside one
 	$(BIN)/python benchmarks/processes.py
 

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipa import PipaStep
+from pipa import PipaStep, _core
 from pipa.networks.projection import ProjectionHead
 from small_nets import SIDE, TERMS, SmallNet, small_batch, small_step
 
@@ -132,6 +132,7 @@ def test_a_blocking_copy_is_found() -> None:
     assert sum(gpu.blocking.values()) == 2
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_no_wait_on_a_gpu(settings: dict[str, Any]) -> None:
@@ -146,3 +147,58 @@ def test_no_wait_on_a_gpu(settings: dict[str, Any]) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(value) for value in log.values())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_deterministic_iterations_on_a_gpu() -> None:
+    """Operations without a deterministic form raise; two runs give equal gradients."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        grads = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            student, step = small_step(SmallNet().cuda(), imagenet=SmallNet().requires_grad_(False).cuda())
+            step.cuda()
+            step(*(tensor.cuda() for tensor in small_batch()))
+            grads.append([p.grad.clone() for p in student.parameters() if p.grad is not None])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_deterministic_algorithms_give_the_same_iteration() -> None:
+    """The deterministic forms are other operations with the same result (the libtorch path, which a GPU takes)."""
+    before = _core._set_fused(False)
+    logs = []
+    try:
+        for on in (False, True):
+            torch.use_deterministic_algorithms(on)
+            torch.manual_seed(0)
+            _, step = small_step(SmallNet(), imagenet=SmallNet().requires_grad_(False))
+            logs.append(step(*small_batch()))
+    finally:
+        torch.use_deterministic_algorithms(False)
+        _core._set_fused(before)
+    for name, value in logs[0].items():
+        torch.testing.assert_close(logs[1][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_an_id_outside_the_classes_is_not_a_number_on_the_path_of_a_gpu() -> None:
+    """There an index assert would stop the process; the check for losses that are not finite finds a NaN."""
+    before = _core._set_fused(False)
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    try:
+        logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+        good = _core.cross_entropy(logits, label, None, 255, "all")
+        expected = torch.nn.functional.cross_entropy(logits, label)
+        torch.testing.assert_close(good, expected)
+        torch.testing.assert_close(torch.autograd.grad(good, logits)[0], torch.autograd.grad(expected, logits)[0])
+    finally:
+        _core._set_fused(before)
+    with PretendedGpu() as gpu, gpu.fake:
+        wrong = _core.cross_entropy(
+            torch.zeros(1, 3, 4, 4, device="cuda"), torch.full((1, 4, 4), 77, device="cuda"), None, 255, "all"
+        )
+        KEPT.append(wrong)
+    assert wrong.device.type == "cuda"
