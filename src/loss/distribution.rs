@@ -6,6 +6,7 @@
 mod sweep;
 mod tracker;
 
+pub(crate) use tracker::decay;
 pub use tracker::ClassDistribution;
 
 use super::surrogate::{attach_dot, compute_kind, wants_grad};

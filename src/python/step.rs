@@ -5,9 +5,10 @@ use crate::augment::{AugmentDraw, JitterDraw};
 use crate::error::{Error, Result};
 use crate::group::{Group, Place, SingleProcess};
 use crate::loss::bank::MemoryBank;
+use crate::loss::distribution::ClassDistribution;
 use crate::patches::{BoxYX, PatchPair};
 use crate::rng::Rng;
-use crate::step::{Batch, Call, Draws, Head, MixDraw, Networks, Output, Report, Settings, Step, Value};
+use crate::step::{Batch, Call, Draws, Head, MixDraw, Networks, Output, Prototypes, Report, Settings, Step, Value};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -78,6 +79,12 @@ impl Networks for PyNetworks {
     }
     fn teacher(&mut self, image_bchw: &Tensor) -> Result<Tensor> {
         self.tensor("teacher", image_bchw)
+    }
+    fn teacher_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>> {
+        self.tensors("teacher_features", image_bchw)
+    }
+    fn initial(&mut self, image_bchw: &Tensor) -> Result<Tensor> {
+        self.tensor("initial", image_bchw)
     }
     fn imagenet(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>> {
         self.tensors("imagenet", image_bchw)
@@ -231,6 +238,40 @@ impl PyStep {
         Ok(())
     }
 
+    /// Prototypes and the number of their updates; None before their first use or when they are off.
+    #[getter]
+    fn prototypes(&self) -> PyResult<Option<(T, T)>> {
+        let state = self.state()?;
+        let share = |tensor: &Tensor| T(tensor.shallow_clone());
+        Ok(state.classes.prototypes.as_ref().map(|p| (share(&p.proto_kd), share(&p.updates_k))))
+    }
+
+    #[setter]
+    fn set_prototypes(&self, prototypes: Option<(T, T)>) -> PyResult<()> {
+        let restore = |(proto, updates): (T, T)| Prototypes::from_state(copy(&proto.0)?, copy(&updates.0)?);
+        let prototypes = prototypes.map(restore).transpose()?;
+        self.state()?.classes.prototypes = prototypes;
+        Ok(())
+    }
+
+    /// Mean, variance and number of updates of the class distributions; None before their first use or when off.
+    #[getter]
+    fn distribution(&self) -> PyResult<Option<(T, T, T)>> {
+        let state = self.state()?;
+        let share = |tensor: &Tensor| T(tensor.shallow_clone());
+        Ok(state.classes.distribution.as_ref().map(|d| (share(&d.mean_kd), share(&d.var_kd), share(&d.updates_k))))
+    }
+
+    #[setter]
+    fn set_distribution(&self, distribution: Option<(T, T, T)>) -> PyResult<()> {
+        let restore = |(mean, var, updates): (T, T, T)| {
+            ClassDistribution::from_state(copy(&mean.0)?, copy(&var.0)?, copy(&updates.0)?)
+        };
+        let distribution = distribution.map(restore).transpose()?;
+        self.state()?.classes.distribution = distribution;
+        Ok(())
+    }
+
     /// Runs one iteration on the adapter object `networks`; returns (scalars, mixed or None). `group`: a `pipa.Group`.
     #[pyo3(signature = (networks, source, source_label, target, valid_mask=None, draws=None, gradients=false, check_finite=false, group=None))]
     #[allow(clippy::too_many_arguments)]
@@ -265,6 +306,11 @@ impl PyStep {
     }
 }
 
+/// A state of its own: what was saved must not move on with the training, nor the training with it.
+fn copy(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.f_detach_copy()?)
+}
+
 /// Named scalars, and the tensors for panels.
 type PyReport<'py> = (Vec<(String, T)>, Option<Bound<'py, PyDict>>);
 
@@ -285,9 +331,9 @@ fn give_report(py: Python<'_>, report: Report) -> PyResult<PyReport<'_>> {
 }
 
 /// Recorded draws: {"classes": [[..], ..], "augment": [{"jitter": {..} | None, "sigma": float | None}, ..],
-/// "patches": (box1, box2, flip1, flip2) | None, "mask": [[..], ..] | None, "mask_augment": [..]}.
+/// "patches": (box1, box2, flip1, flip2) | None, "mask": [[..], ..] | None, "mask_augment": [..], "target_augment": [..]}.
 fn read_draws(draws: &Bound<'_, PyDict>) -> PyResult<Draws> {
-    const KEYS: [&str; 5] = ["classes", "augment", "patches", "mask", "mask_augment"];
+    const KEYS: [&str; 6] = ["classes", "augment", "patches", "mask", "mask_augment", "target_augment"];
     for key in draws.keys() {
         let key: String = key.extract()?;
         if !KEYS.contains(&key.as_str()) {
@@ -308,7 +354,8 @@ fn read_draws(draws: &Bound<'_, PyDict>) -> PyResult<Draws> {
     };
     let mask = given("mask")?.map(|m| m.extract::<Vec<Vec<f64>>>()).transpose()?;
     let mask_augment = given("mask_augment")?.map(|a| read_augment(&a)).transpose()?.unwrap_or_default();
-    Ok(Draws { mix: MixDraw::Classes(classes.extract()?), augment, patches, mask, mask_augment })
+    let target_augment = given("target_augment")?.map(|a| read_augment(&a)).transpose()?.unwrap_or_default();
+    Ok(Draws { mix: MixDraw::Classes(classes.extract()?), augment, patches, mask, mask_augment, target_augment })
 }
 
 fn read_augment(list: &Bound<'_, PyAny>) -> PyResult<Vec<AugmentDraw>> {

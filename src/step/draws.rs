@@ -28,6 +28,8 @@ pub struct Draws {
     pub mask: Option<Vec<Vec<f64>>>,
     /// Jitter and blur of each masked image.
     pub mask_augment: Vec<AugmentDraw>,
+    /// Jitter and blur of each unmixed target image; none while no term looks at it.
+    pub target_augment: Vec<AugmentDraw>,
 }
 
 impl Draws {
@@ -46,7 +48,11 @@ impl Draws {
         } else {
             (None, Vec::new())
         };
-        Ok(Self { mix, augment, patches, mask, mask_augment })
+        // Last, so that trainings without these terms draw what they always drew.
+        let s = settings;
+        let unmixed = s.target_weight + s.structure_weight + s.regularizer_weight + s.distillation_weight > 0.0;
+        let target_augment = if unmixed { strong.draw(batch, rng) } else { Vec::new() };
+        Ok(Self { mix, augment, patches, mask, mask_augment, target_augment })
     }
 
     /// Draws of a joined batch, of which this process has slice `rank` of `world`, each of `batch` images. All processes
@@ -60,7 +66,7 @@ impl Draws {
         rng: &mut Rng,
     ) -> Result<Self> {
         let mut draws = Self::new(settings, world * batch, size, patch_on, rng)?;
-        for images in [&mut draws.augment, &mut draws.mask_augment] {
+        for images in [&mut draws.augment, &mut draws.mask_augment, &mut draws.target_augment] {
             keep_slice(images, rank, batch);
         }
         if let Some(mask) = &mut draws.mask {

@@ -2,8 +2,10 @@
 //! [`Networks`], so it runs without Python.
 
 mod batch;
+mod denoise;
 mod draws;
 mod log;
+mod memory;
 mod networks;
 mod settings;
 mod target;
@@ -12,14 +14,16 @@ mod tests;
 
 pub use batch::Batch;
 pub use draws::{Draws, MixDraw};
+pub use memory::{ClassMemory, Prototypes};
 pub use networks::{Head, Networks, Output};
 pub use settings::{Entry, PatchSource, Settings, Value};
 
 use crate::error::{Error, Result};
 use crate::group::{count_labelled, part_of_mean, Group, Place, SingleProcess};
 use crate::loss::bank::MemoryBank;
+use crate::loss::distribution::{DistributionContrast, Moments};
 use crate::loss::feature_distance::FeatureDistance;
-use crate::loss::pixel::PixelContrast;
+use crate::loss::pixel::{nearest, PixelContrast};
 use crate::loss::segmentation::{cross_entropy, cross_entropy_and_accuracy, Average};
 use crate::loss::surrogate::compute_kind;
 use crate::patches::{BoxYX, PatchPair};
@@ -39,6 +43,8 @@ pub struct Step {
     pub rng: Rng,
     /// Features of earlier iterations, if the settings ask for them; made when their number of channels is known.
     pub bank: Option<MemoryBank>,
+    /// Prototypes and class distributions, likewise.
+    pub classes: ClassMemory,
 }
 
 /// Options of one call.
@@ -73,12 +79,12 @@ pub struct Mixed {
 
 impl Step {
     pub fn new(settings: Settings, seed: u64) -> Self {
-        Self { settings, iteration: 0, rng: Rng::new(seed), bank: None }
+        Self { settings, iteration: 0, rng: Rng::new(seed), bank: None, classes: ClassMemory::default() }
     }
 
     /// Runs one iteration: updates the teacher and adds gradients to the student. The caller owns the optimiser.
     ///
-    /// An error leaves counter, random numbers and memory bank as they were; the caller drops the gradients. The teacher
+    /// An error leaves counter, random numbers and memories as they were; the caller drops the gradients. The teacher
     /// has then followed the student already, and would do so again if the iteration were repeated.
     pub fn run(&mut self, networks: &mut dyn Networks, batch: &Batch, call: Call) -> Result<Report> {
         self.run_in(&SingleProcess, networks, batch, call)
@@ -97,9 +103,11 @@ impl Step {
         call: Call,
     ) -> Result<Report> {
         let bank = self.bank.as_ref().map(MemoryBank::duplicate).transpose()?;
+        let classes = self.classes.duplicate();
         let report = self.attempt(group, networks, batch, call);
         if report.is_err() {
             self.bank = bank;
+            self.classes = classes;
         }
         report
     }
@@ -157,7 +165,7 @@ impl Step {
     /// Whether any term looks at target images; without one this is source-only training.
     fn needs_target(&self) -> bool {
         let s = &self.settings;
-        s.mix_weight > 0.0 || s.mask_weight > 0.0 || s.patch_weight > 0.0
+        s.mix_weight > 0.0 || s.mask_weight > 0.0 || s.patch_weight > 0.0 || self.target_pass_on()
     }
 
     fn patch_on(&self) -> bool {
@@ -184,6 +192,11 @@ impl Step {
             // The joined loss, of which each process differentiates its own embeddings only: the mean over processes
             // would be a world-th of the gradient.
             total = total.f_add(&if group.world() > 1 { loss.f_mul_scalar(group.world())? } else { loss })?;
+        }
+        if self.settings.distribution_weight > 0.0 {
+            let loss = self.distribution_term(group, networks, &output, &batch.source_label)?;
+            log.term(networks, "distribution", &loss, self.iteration)?;
+            total = total.f_add(&loss)?;
         }
         if self.settings.feature_distance_weight > 0.0 {
             let reference = networks.imagenet(&batch.source)?;
@@ -243,6 +256,35 @@ impl Step {
         }
         let loss = term.forward_in(group, &embedding, &label, prediction.as_ref(), rng, self.bank.as_mut())?;
         Ok(loss.f_mul_scalar(self.settings.pixel_weight)?)
+    }
+
+    /// Contrast of every labelled pixel with the distributions of the classes, which take in this batch first.
+    fn distribution_term(
+        &mut self,
+        group: &dyn Group,
+        networks: &mut dyn Networks,
+        output: &Output,
+        label_bhw: &Tensor,
+    ) -> Result<Tensor> {
+        let (features, region) = match &output.detail {
+            Some((features, region)) => (features, Some(*region)),
+            None => (&output.features, None),
+        };
+        let embedding = networks.pixel_embedding(features)?;
+        check_rank(&embedding, 4, "pixel embedding", "[B,D,H,W]")?;
+        let label = nearest(&crop_label(label_bhw, region)?, embedding.size()[2], embedding.size()[3])?;
+        let s = &self.settings;
+        let (temperature, ignore_index) = (s.distribution_temperature, s.ignore_index);
+        let (weight, momentum, classes) = (s.distribution_weight, s.distribution_momentum, s.num_classes);
+        // An ignored id may be any number: -1 counts nowhere.
+        let counted = label.f_masked_fill(&label.f_eq(ignore_index)?, -1)?;
+        let distribution = self.classes.distribution_for(&embedding, classes)?;
+        distribution.update(group, &embedding, &counted, momentum)?;
+        let seen = distribution.seen_k()?;
+        let moments = Moments { mean_kd: &distribution.mean_kd, var_kd: &distribution.var_kd, seen_k: Some(&seen) };
+        let loss =
+            DistributionContrast { temperature, ignore_index }.forward_in(group, &embedding, &label, &moments)?;
+        Ok(loss.f_mul_scalar(weight)?)
     }
 
     /// Cross entropy summed over heads, each compared with its part of the label, and the accuracy of the main head.

@@ -32,6 +32,10 @@ pub trait Networks {
     fn student_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
     /// Teacher logits [B,C,h,w], without gradient; dropout and drop-path are off.
     fn teacher(&mut self, image_bchw: &Tensor) -> Result<Tensor>;
+    /// Backbone features of the teacher, without gradient; dropout and drop-path are off.
+    fn teacher_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
+    /// Logits [B,C,h,w] of the network that the training started from, in evaluation mode, without gradient.
+    fn initial(&mut self, image_bchw: &Tensor) -> Result<Tensor>;
     /// Features of the frozen ImageNet model, without gradient.
     fn imagenet(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
     /// Pixel embedding [B,D,h,w] of backbone features.

@@ -1,10 +1,11 @@
 //! Target side of the iteration (steps 5-8 of docs/method.md) and MIC's masked consistency.
 
 use super::batch::Batch;
+use super::denoise::Weak;
 use super::draws::{self, Draws, MixDraw};
 use super::log::Log;
 use super::networks::Networks;
-use super::settings::PatchSource;
+use super::settings::{LabelNetwork, PatchSource};
 use super::{Mixed, Step};
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -12,7 +13,6 @@ use crate::loss::patch::patch_contrast;
 use crate::masking;
 use crate::mix::{class_mask, class_mix, draw_class_mask_in};
 use crate::patches::PatchPair;
-use crate::pseudo_label::PseudoLabel;
 use crate::resize::bilinear;
 use crate::rng::Rng;
 use crate::shape::check_rank;
@@ -28,15 +28,21 @@ impl Step {
         draws: &Draws,
         log: &mut Log,
     ) -> Result<Mixed> {
-        let mixed = no_grad(|| self.mix(group, networks, batch, draws))?;
+        let (mixed, weak) = no_grad(|| self.mix(group, networks, batch, draws))?;
         log.scalar("pseudo_weight", &mixed.pseudo_weight.f_mean(Kind::Float)?)?;
 
         if self.settings.mix_weight > 0.0 {
             let output = networks.student(&mixed.image)?;
             let (loss, share) = self.segmentation(group, &output, &mixed.label, Some(&mixed.weight))?;
-            let loss = loss.f_mul_scalar(self.settings.mix_weight)?;
+            let mut loss = loss.f_mul_scalar(self.settings.mix_weight)?;
             log.term(networks, "mix", &loss, self.iteration)?;
             log.scalar("acc_mix", &share)?;
+            if self.settings.distribution_weight > 0.0 && self.settings.distribution_target {
+                let label = mixed.label.f_masked_fill(&mixed.weight.f_eq(0.0)?, self.settings.ignore_index)?;
+                let contrast = self.distribution_term(group, networks, &output, &label)?;
+                log.term(networks, "distribution_mix", &contrast, self.iteration)?;
+                loss = loss.f_add(&contrast)?;
+            }
             networks.backward(&loss)?;
         }
         if let Some(pair) = &draws.patches {
@@ -53,18 +59,31 @@ impl Step {
             log.term(networks, "mask", &loss, self.iteration)?;
             networks.backward(&loss)?;
         }
+        if self.target_pass_on() {
+            self.target_pass(group, networks, batch, draws, (&mixed, &weak), log)?;
+        }
+        self.move_prototypes(group, batch, &weak)?;
         Ok(mixed)
     }
 
     /// Steps 5 and 6.
-    fn mix(&self, group: &dyn Group, networks: &mut dyn Networks, batch: &Batch, draws: &Draws) -> Result<Mixed> {
-        let s = &self.settings;
-        let logits = networks.teacher(&batch.target)?.f_detach()?;
-        check_rank(&logits, 4, "teacher logits", "[B,C,H,W]")?;
+    fn mix(
+        &mut self,
+        group: &dyn Group,
+        networks: &mut dyn Networks,
+        batch: &Batch,
+        draws: &Draws,
+    ) -> Result<(Mixed, Weak)> {
+        let weak = self.weak(networks, batch)?;
+        let logits = match (self.settings.label_network, &weak.initial) {
+            (LabelNetwork::Initial, Some(initial)) => initial,
+            _ => &weak.teacher,
+        };
+        check_rank(logits, 4, "teacher logits", "[B,C,H,W]")?;
         let size = &batch.target.size()[2..];
-        let logits = bilinear(&logits, size)?;
-        let pseudo = PseudoLabel { threshold: s.threshold, ignore_top: s.ignore_top, ignore_bottom: s.ignore_bottom };
-        let (pseudo_label, pseudo_weight) = pseudo.forward_in(group, &logits, batch.valid_mask.as_ref())?;
+        let logits = bilinear(logits, size)?;
+        let (pseudo_label, pseudo_weight) = self.pseudo(group, &logits, &weak, batch.valid_mask.as_ref())?;
+        let s = &self.settings;
 
         let label_b1hw = batch.source_label.f_unsqueeze(1)?;
         let mask = match &draws.mix {
@@ -79,7 +98,8 @@ impl Step {
         let weight = class_mix(&mask, &pseudo_weight.f_ones_like()?, &pseudo_weight)?;
         let image =
             if draws.augment.is_empty() { image } else { draws::strong_augment(s).apply(&image, &draws.augment)? };
-        Ok(Mixed { image, label, weight, pseudo_label, pseudo_weight, mask, patches: draws.patches })
+        let patches = draws.patches;
+        Ok((Mixed { image, label, weight, pseudo_label, pseudo_weight, mask, patches }, weak))
     }
 
     /// Step 8 of docs/method.md: both crops go through the student in one pass.

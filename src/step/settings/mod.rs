@@ -26,6 +26,26 @@ choices! {
     }
 }
 
+choices! {
+    /// Whose softmax the pseudo-labels of the target are taken from.
+    pub enum LabelNetwork {
+        /// The teacher as it is at this iteration.
+        Teacher = "teacher",
+        /// The network that the training started from, which stays fixed (ProDA).
+        Initial = "initial",
+    }
+}
+
+choices! {
+    /// What a pseudo-label weighs.
+    pub enum LabelWeight {
+        /// The share of sure pixels of the batch, for all pixels alike.
+        Share = "share",
+        /// 1 for sure pixels, 0 for the others.
+        Confident = "confident",
+    }
+}
+
 settings! {
     /// Settings of one PiPa iteration.
     pub struct Settings {
@@ -51,6 +71,10 @@ settings! {
             ignore_top: i64 = 0, at_least(0), "pixels";
             /// Rows at the bottom, likewise (bonnet of the car). Released code: 120 for DAFormer.
             ignore_bottom: i64 = 0, at_least(0), "pixels";
+            /// Whose softmax the pseudo-labels are taken from.
+            label_network: LabelNetwork = LabelNetwork::Teacher, ANY;
+            /// What a pseudo-label weighs.
+            label_weight: LabelWeight = LabelWeight::Share, ANY;
             /// Factor of the cross entropy on mixed images, as in the paper. 0 leaves it out.
             mix_weight: f64 = 1.0, FACTOR;
             /// Which classes ClassMix draws half of.
@@ -101,6 +125,41 @@ settings! {
             patch_flip: bool = true, ANY;
             /// Image the crops are cut from.
             patch_source: PatchSource = PatchSource::Mixed, ANY;
+        }
+        "Class-distribution contrast" {
+            /// Factor of the contrast with the running distribution of each class (SePiCo), on the pixel embedding: beside
+            /// the pixel contrast or, with `pixel_weight` 0, in its place. 0 switches it off.
+            distribution_weight: f64 = 0.0, FACTOR;
+            /// t of its equation.
+            distribution_temperature: f64 = 0.1, POSITIVE;
+            /// Largest decay of mean and variance: min(1 - 1/(u+1), this) after u batches with the class.
+            distribution_momentum: f64 = 0.999, SHARE;
+            /// Also the mixed images, where their label counts; otherwise source images alone.
+            distribution_target: bool = false, ANY;
+        }
+        "Prototypes and the unmixed target" {
+            /// Pseudo-labels are corrected by the distances to the class prototypes (ProDA, equation 5).
+            prototype_labels: bool = false, ANY;
+            /// tau of the softmax over distances, 1 in the paper. Distances grow with the root of the number of channels.
+            prototype_temperature: f64 = 1.0, POSITIVE;
+            /// Largest decay of the prototypes, as in the paper.
+            prototype_momentum: f64 = 0.9999, SHARE;
+            /// A class with fewer pixels in the batch, on the grid of the features, is left alone.
+            prototype_min_pixels: i64 = 10, at_least(1), "pixels";
+            /// Map of the encoder that prototypes live on, from shallow to deep; -1: the deepest.
+            prototype_layer: i64 = -1, ANY;
+            /// Factor of the cross entropy on a strong view of the unmixed target: 1 in ProDA. 0 leaves it out.
+            target_weight: f64 = 0.0, FACTOR;
+            /// Factor of cross entropy in it: 0.1 in stage 1 of ProDA, where labels are wrong; 1 in its stages 2 and 3.
+            target_ce: f64 = 0.1, FACTOR;
+            /// Factor of reverse cross entropy in it: 1 in stage 1, 0 in stages 2 and 3.
+            target_rce: f64 = 1.0, FACTOR;
+            /// Factor of the divergence between teacher and student in their place among the prototypes: 10 in stage 1.
+            structure_weight: f64 = 0.0, FACTOR;
+            /// Factor of the mean of -log p over classes, against collapse to one: 0.1 in stage 1.
+            regularizer_weight: f64 = 0.0, FACTOR;
+            /// Factor of the divergence from the network that the training started from: 1 in stages 2 and 3.
+            distillation_weight: f64 = 0.0, FACTOR;
         }
         "ImageNet feature distance" {
             /// DAFormer's lambda; 0 switches it off. Of use only where the encoder starts from ImageNet weights.
