@@ -201,6 +201,8 @@ class Step:
     iteration: int
     rng_state: list[int]
     bank: tuple[Tensor, Tensor, Tensor] | None
+    prototypes: tuple[Tensor, Tensor] | None
+    distribution: tuple[Tensor, Tensor, Tensor] | None
     def run(
         self,
         networks: Any,

@@ -20,6 +20,14 @@ from typing import Any, Literal, TypedDict
 from pipa import _core
 
 # --- made by tools/settings.py from the Rust core ---
+LabelNetwork = Literal["teacher", "initial"]
+"""``"teacher"``: The teacher as it is at this iteration. ``"initial"``: The network that the training started from,
+which stays fixed (ProDA).
+"""
+LabelWeight = Literal["share", "confident"]
+"""``"share"``: The share of sure pixels of the batch, for all pixels alike. ``"confident"``: 1 for sure pixels, 0
+for the others.
+"""
 ClassScope = Literal["per_image", "batch"]
 """``"per_image"``: The classes that the image shows; the ignored id is not a class. ``"batch"``: The released code:
 the ids of the whole batch, the ignored id among them. An image may then get classes that it does not show. Needed
@@ -64,6 +72,10 @@ class StepSettings(TypedDict, total=False):
     """
     ignore_bottom: int
     """Rows at the bottom, likewise (bonnet of the car). Released code: 120 for DAFormer. Default 0, >= 0, pixels."""
+    label_network: LabelNetwork
+    """Whose softmax the pseudo-labels are taken from. Default "teacher"."""
+    label_weight: LabelWeight
+    """What a pseudo-label weighs. Default "share"."""
     mix_weight: float
     """Factor of the cross entropy on mixed images, as in the paper. 0 leaves it out. Default 1.0, >= 0."""
     mix_classes: ClassScope
@@ -120,6 +132,50 @@ class StepSettings(TypedDict, total=False):
     """Each crop is mirrored with probability one half. Default True."""
     patch_source: PatchSource
     """Image the crops are cut from. Default "mixed"."""
+    distribution_weight: float
+    """Factor of the contrast with the running distribution of each class (SePiCo), on the pixel embedding: beside
+    the pixel contrast or, with ``pixel_weight`` 0, in its place. 0 switches it off. Default 0.0, >= 0.
+    """
+    distribution_temperature: float
+    """t of its equation. Default 0.1, > 0."""
+    distribution_momentum: float
+    """Largest decay of mean and variance: min(1 - 1/(u+1), this) after u batches with the class. Default 0.999, [0,
+    1].
+    """
+    distribution_target: bool
+    """Also the mixed images, where their label counts; otherwise source images alone. Default False."""
+    prototype_labels: bool
+    """Pseudo-labels are corrected by the distances to the class prototypes (ProDA, equation 5). Default False."""
+    prototype_temperature: float
+    """tau of the softmax over distances, 1 in the paper. Distances grow with the root of the number of channels.
+    Default 1.0, > 0.
+    """
+    prototype_momentum: float
+    """Largest decay of the prototypes, as in the paper. Default 0.9999, [0, 1]."""
+    prototype_min_pixels: int
+    """A class with fewer pixels in the batch, on the grid of the features, is left alone. Default 10, >= 1, pixels."""
+    prototype_layer: int
+    """Map of the encoder that prototypes live on, from shallow to deep; -1: the deepest. Default -1."""
+    target_weight: float
+    """Factor of the cross entropy on a strong view of the unmixed target: 1 in ProDA. 0 leaves it out. Default 0.0,
+    >= 0.
+    """
+    target_ce: float
+    """Factor of cross entropy in it: 0.1 in stage 1 of ProDA, where labels are wrong; 1 in its stages 2 and 3.
+    Default 0.1, >= 0.
+    """
+    target_rce: float
+    """Factor of reverse cross entropy in it: 1 in stage 1, 0 in stages 2 and 3. Default 1.0, >= 0."""
+    structure_weight: float
+    """Factor of the divergence between teacher and student in their place among the prototypes: 10 in stage 1.
+    Default 0.0, >= 0.
+    """
+    regularizer_weight: float
+    """Factor of the mean of -log p over classes, against collapse to one: 0.1 in stage 1. Default 0.0, >= 0."""
+    distillation_weight: float
+    """Factor of the divergence from the network that the training started from: 1 in stages 2 and 3. Default 0.0,
+    >= 0.
+    """
     feature_distance_weight: float
     """DAFormer's lambda; 0 switches it off. Of use only where the encoder starts from ImageNet weights. Default
     0.005, >= 0.
@@ -160,6 +216,8 @@ class HookSettings(StepSettings, total=False):
     """Each validation evaluates the teacher too; its metrics are logged and saved under ``teacher/``."""
     joined: bool
     """With several processes, terms and draws are those of the joined batch, as if one process had it all."""
+    prototype_batches: int
+    """Batches of target images whose class means are the first prototypes; 0: those of the first iterations."""
     gradient_interval: int
     """Log the gradient norm of each term every that many iterations; 0: never."""
     check_interval: int
@@ -183,6 +241,7 @@ HOOK_DEFAULTS: dict[str, Any] = {
     "projection_hidden": 256,
     "evaluate_teacher": True,
     "joined": True,
+    "prototype_batches": 0,
     "gradient_interval": 0,
     "check_interval": 50,
     "nonfinite": "stop",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Unpack
 
 from torch import Tensor, nn
 
 from pipa import _core
+from pipa.first_prototypes import class_means
 from pipa.gradient_exchange import average
 from pipa.group import Group
 from pipa.networks import Networks, PlainNetworks
@@ -55,7 +56,9 @@ class PipaStep(nn.Module):
         teacher: network of the same architecture; a copy of the student when not given.
         imagenet: frozen network with the features the student started from, for the feature distance. A copy of the
             student at construction when not given and ``feature_distance_weight > 0``.
-        feature_channels: channels of each feature map; found by a trial pass on a small blank image when not given.
+        initial: frozen network that the training starts from, for ``label_network="initial"`` and
+            ``distillation_weight > 0``. A copy of the student at construction when not given; part of ``state_dict()``.
+        feature_channels: channels of each feature map; found by a trial pass on a 64 x 64 image when not given.
         pixel_dim, patch_dim: channels of the two embeddings (256 and 128 in the paper).
         projection_hidden: channels between the two convolutions of a head; None takes the sum of the feature channels,
             as the released code does (1024 for MiT-B5).
@@ -83,6 +86,7 @@ class PipaStep(nn.Module):
         image_max: float | None = None,
         teacher: nn.Module | None = None,
         imagenet: nn.Module | None = None,
+        initial: nn.Module | None = None,
         feature_channels: Sequence[int] | None = None,
         pixel_dim: int = 256,
         patch_dim: int = 128,
@@ -107,13 +111,18 @@ class PipaStep(nn.Module):
             imagenet = frozen_copy(core)
         elif imagenet is not None:
             imagenet = unwrap(imagenet, "imagenet").core
+        self.initial: nn.Module | None = None
+        if used["label_network"] == "initial" or used["distillation_weight"] > 0:
+            first = frozen_copy(core) if initial is None else unwrap(initial, "initial").core
+            self.initial = first.requires_grad_(False)
         make = adapter or adapter_for(
             core, features, num_classes, auxiliary_weight, align_corners, finest_stride, wrapped.compiler
         )
         # Student and ImageNet model stay out of the module tree: the student is saved by its owner, the other never
         # changes. (The adapter is no module, so what it holds is not registered.)
         self._networks = make(core, self.teacher, imagenet, None, None, backward)
-        wants = [name for name in ("pixel", "patch") if used[f"{name}_weight"] > 0]
+        self._networks.start = self.initial
+        wants = wanted_heads(used)
         own = heads is None
         self._trial: Trial | None = None
         if (own and wants and feature_channels is None) or "patch" in wants:
@@ -129,7 +138,7 @@ class PipaStep(nn.Module):
         made: dict[str, nn.Module] = {} if heads is None else dict(heads.items())
         missing = [name for name in wants if f"{name}_head" not in made]
         if missing:
-            raise ValueError(f"heads: expected {missing[0]}_head, because {missing[0]}_weight is above 0")
+            raise ValueError(f"heads: expected {missing[0]}_head, because its term is on")
         self._networks.attach(made.get("pixel_head"), made.get("patch_head"))
         if isinstance(self._networks, PlainNetworks) and max(used[f"{n}_weight"] for n in ("mix", "mask", "patch")) > 0:
             check_teacher(self._networks, core, self.teacher)
@@ -179,8 +188,10 @@ class PipaStep(nn.Module):
             check_finite: refuse NaN and infinite losses on accelerators too (always on for CPU tensors).
 
         Returns:
-            ``loss`` (total), ``loss_source``, ``loss_pixel``, ``loss_feature_distance``, ``loss_mix``, ``loss_patch``,
-            ``loss_mask`` (weighted, those that are on), ``acc_source``, ``acc_mix`` (per cent), ``pseudo_weight``.
+            ``loss`` (total), ``loss_source``, ``loss_pixel``, ``loss_distribution``, ``loss_feature_distance``,
+            ``loss_mix``, ``loss_distribution_mix``, ``loss_patch``, ``loss_mask``, ``loss_target``,
+            ``loss_structure``, ``loss_regularizer``, ``loss_distillation`` (weighted, those that are on),
+            ``acc_source``, ``acc_mix`` (per cent), ``pseudo_weight``.
             With a group, losses are this process's parts, whose mean over processes is the joined loss (``loss_pixel``
             is the joined loss itself); accuracies are its own. Panels of the iteration are in :attr:`last`.
 
@@ -220,6 +231,22 @@ class PipaStep(nn.Module):
         super().__setstate__({**state, "_native": _core.Step(settings, 0)})
         self.set_extra_state(extra)
 
+    def start_prototypes(self, images: Iterable[Tensor]) -> None:
+        """Give the prototypes their first values: class means over target images (ProDA), with the network the training
+        starts from in evaluation mode. Without this call they start from the means of the first batches.
+
+        Args:
+            images: batches of normalised target images (B, 3, H, W); with a group this process's part, as many
+                batches on each.
+
+        Raises:
+            ValueError: the training has begun, or there is no image.
+        """
+        if self.iteration > 0:
+            raise ValueError(f"start_prototypes: expected a training at iteration 0, got {self.iteration}")
+        start = self.teacher if self.initial is None else self.initial
+        self._native.prototypes = class_means(self._networks, start, images, self.settings, self.group)
+
     def get_extra_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
             "iteration": self._native.iteration,
@@ -229,12 +256,23 @@ class PipaStep(nn.Module):
         bank = self._native.bank
         if bank is not None:
             state["bank"] = [tensor.clone() for tensor in bank]
+        for name in ("prototypes", "distribution"):
+            memory = getattr(self._native, name)
+            if memory is not None:
+                state[name] = [tensor.clone() for tensor in memory]
         return state
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._native.iteration = state["iteration"]
         self._native.rng_state = [int(word) for word in state["rng"]]
-        self._native.bank = tuple(state["bank"]) if "bank" in state else None
+        for name in ("bank", "prototypes", "distribution"):
+            setattr(self._native, name, tuple(state[name]) if name in state else None)
+
+
+def wanted_heads(settings: dict[str, Any]) -> list[str]:
+    """Projection heads that terms with a weight above 0 need; the distribution contrast is on the pixel embedding."""
+    pixel = settings["pixel_weight"] > 0 or settings["distribution_weight"] > 0
+    return [name for name, on in (("pixel", pixel), ("patch", settings["patch_weight"] > 0)) if on]
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

@@ -147,8 +147,8 @@ fn divergence(z: &[Row], distance: &[Row], other: &[Row], share: &Row, temperatu
             top[i] = if other[i] > top[i] { other[i] } else { top[i] };
         }
     }
-    for i in 0..LANES {
-        top[i] = top[i].ln();
+    for top in &mut top {
+        *top = top.ln();
     }
     for (z, distance) in z.iter().zip(distance) {
         for i in 0..LANES {

@@ -43,6 +43,19 @@ TERMS: dict[str, list[dict[str, Any]]] = {
 EVERYTHING: dict[str, Any] = {key: value for choices in TERMS.values() for key, value in choices[1].items()}
 # Every divisor, count and memory that could be a rank's own.
 SHARED: dict[str, Any] = dict(loss_average="valid", mix_classes="batch", pixel_memory_bank=4)
+# ProDA's pieces, all at once, and the distribution contrast.
+CLASSES_WHOLE: dict[str, Any] = dict(
+    label_network="initial",
+    label_weight="confident",
+    prototype_labels=True,
+    prototype_min_pixels=1,
+    target_weight=1.0,
+    structure_weight=10.0,
+    regularizer_weight=0.1,
+    distillation_weight=0.5,
+    distribution_weight=0.5,
+    distribution_target=True,
+)
 COMMON: dict[str, Any] = dict(
     num_classes=3,
     threshold=0.6,  # some pixels of an untrained network, and other shares on other images
@@ -82,6 +95,9 @@ def cases() -> Iterator[dict[str, Any]]:
         # The operations that accelerators take, where the host's kernels would be.
         yield dict(name=f"{kind}: libtorch", kind=kind, settings={**EVERYTHING, **SHARED}, fused=False)
         yield dict(name=f"{kind}: two images", kind=kind, settings={**EVERYTHING, **SHARED}, images=2, iterations=2)
+        for label in ("", "ignored", "nowhere"):
+            settings = {**EVERYTHING, **SHARED, **CLASSES_WHOLE}
+            yield dict(name=f"{kind}: whole classes {label}", kind=kind, settings=settings, label=label, iterations=3)
     yield dict(name="without a group", kind="daformer", settings={**EVERYTHING, **SHARED}, group=False)
 
 
@@ -181,6 +197,10 @@ def compare(case: dict[str, Any], rank: int, reference: bool) -> dict[str, Any] 
     banks = [trainee.step._native.bank for trainee in (ours, theirs)]
     if banks[1] is not None:
         found["bank"] = furthest([t.double() for t in banks[0][:2]], [t.double() for t in banks[1][:2]])
+    for name in ("prototypes", "distribution"):
+        memories = [getattr(trainee.step._native, name) for trainee in (ours, theirs)]
+        if memories[1] is not None:
+            found[name] = furthest(*([t.double() for t in memory] for memory in memories))
     return found
 
 

@@ -164,6 +164,9 @@ def everything(runner: Runner) -> dict[str, Any]:
         optimizer=runner.optim_wrapper.state_dict(),
         schedules=[scheduler.state_dict() for scheduler in runner.param_schedulers],
         bank=hook.pipa._native.bank,
+        prototypes=hook.pipa._native.prototypes,
+        distribution=hook.pipa._native.distribution,
+        initial=None if hook.pipa.initial is None else hook.pipa.initial.state_dict(),
         iteration=(hook.pipa.iteration, runner.iter),
     )
 

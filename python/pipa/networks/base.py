@@ -79,6 +79,9 @@ class Networks:
         self._pixel_head, self._patch_head = pixel_head, patch_head
         self._backward = backward
 
+    start: nn.Module | None = None
+    """The network that the training started from, frozen; set by the step where a setting asks for it."""
+
     def attach(self, pixel_head: nn.Module | None, patch_head: nn.Module | None) -> None:
         """Take projection heads, which need the encoder's channels and so come after the networks."""
         self._pixel_head, self._patch_head = pixel_head, patch_head
@@ -110,6 +113,25 @@ class Networks:
     def teacher(self, image: Tensor) -> Tensor:
         """The teacher's logits (B, C, h, w), without noise (:func:`quiet_train`)."""
         return self.logits(quiet_train(self._teacher), image)
+
+    def teacher_features(self, image: Tensor) -> Sequence[Tensor]:
+        """The teacher's encoder maps, without noise and without gradient."""
+        with torch.no_grad():
+            return self.features(quiet_train(self._teacher), image)
+
+    def initial(self, image: Tensor) -> Tensor:
+        """Logits (B, C, h, w) of the network that the training started from, in evaluation mode, without gradient.
+
+        Raises:
+            ValueError: there is no such network.
+        """
+        if self.start is None:
+            raise ValueError(
+                "label_network='initial' and distillation_weight need the network that the training started from: "
+                "make the step with these settings, or pass initial="
+            )
+        with torch.no_grad():
+            return self.logits(self.start.eval(), image)
 
     def imagenet(self, image: Tensor) -> Sequence[Tensor]:
         """Encoder maps of the frozen ImageNet model in evaluation mode, without gradient.

@@ -143,6 +143,14 @@ impl Networks for Tiny {
         self.calls.push("teacher");
         Ok(no_grad(|| self.teacher.classifier.forward(&self.teacher.features(image)[1])))
     }
+    fn teacher_features(&mut self, image: &Tensor) -> Result<Vec<Tensor>> {
+        self.calls.push("teacher_features");
+        Ok(no_grad(|| self.teacher.features(image)))
+    }
+    fn initial(&mut self, image: &Tensor) -> Result<Tensor> {
+        self.calls.push("initial");
+        Ok(no_grad(|| self.imagenet.logits(image)))
+    }
     fn imagenet(&mut self, image: &Tensor) -> Result<Vec<Tensor>> {
         self.calls.push("imagenet");
         Ok(no_grad(|| self.imagenet.features(image)))

@@ -29,6 +29,17 @@ CASES: dict[str, dict[str, Any]] = {
     "hrda, one worker": dict(kind="hrda", workers=1),
     "daformer, loader threads": dict(loader_threads=2),
     "memory bank": dict(pixel_memory_bank=16),
+    "prototypes, distribution, start network": dict(
+        label_network="initial",
+        prototype_labels=True,
+        prototype_batches=2,
+        prototype_min_pixels=1,
+        target_weight=1.0,
+        structure_weight=1.0,
+        distillation_weight=1.0,
+        distribution_weight=0.1,
+        distribution_target=True,
+    ),
     "target patches": dict(patch_source="target", mix_classes="batch"),
 }
 

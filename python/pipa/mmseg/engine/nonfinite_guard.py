@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import get_rank, get_world_size
@@ -17,6 +18,8 @@ from pipa.step import PipaStep
 
 # Batches kept per run: a diverged training fails at every iteration, and must not fill the disk with the same news.
 MAX_DUMPS = 5
+# What the native step remembers across iterations.
+MEMORIES = ("bank", "prototypes", "distribution")
 
 
 class NonFiniteGuard:
@@ -39,17 +42,16 @@ class NonFiniteGuard:
         self.policy, self.limit = policy, limit
         self.skipped = self.in_a_row = self.dumps = 0
         self._saved: list[tuple[Tensor, Tensor]] = []
-        self._bank: tuple[Tensor, Tensor, Tensor] | None = None
+        self._memories: dict[str, Any] = {}
         self._passes: list[str] = []
 
     def begin(self, core: nn.Module, step: PipaStep) -> None:
         """Before an iteration: remember what a bad batch would spoil although its gradients are dropped."""
         self._passes = _passes(step)
         if self.policy == "skip":
-            # Running statistics of norms and the memory bank are written during the forward pass.
+            # Running statistics of norms and the memories are written during the forward pass.
             self._saved = snapshot([*core.buffers(), *step.teacher.buffers()])
-            bank = step._native.bank
-            self._bank = None if bank is None else (bank[0].clone(), bank[1].clone(), bank[2].clone())
+            self._memories = {name: copied(getattr(step._native, name)) for name in MEMORIES}
 
     def after_backward(self, core: nn.Module, iteration: int) -> None:
         """After each backward pass: refuse gradients that are not finite.
@@ -99,7 +101,7 @@ class NonFiniteGuard:
     def good(self) -> None:
         """After a good iteration."""
         self.in_a_row = 0
-        self._saved, self._bank = [], None
+        self._saved, self._memories = [], {}
 
     def drop(self, runner: Runner, step: PipaStep, error: NonFiniteError | None) -> None:
         """End an iteration that failed on this process (error) or on another one (None).
@@ -113,7 +115,8 @@ class NonFiniteGuard:
         self.skipped += 1
         self.in_a_row += 1
         restore(self._saved)
-        step._native.bank = self._bank
+        for name, memory in self._memories.items():
+            setattr(step._native, name, memory)
         # The iteration counts: the teacher's decay, the warm-up and the draws go on as on every other process.
         step._native.iteration = runner.iter + 1
         if self.in_a_row >= self.limit:
@@ -121,14 +124,20 @@ class NonFiniteGuard:
         runner.logger.warning(f"skipped an iteration ({self.skipped} so far): {error}")
 
 
+def copied(memory: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    """The tensors of a memory in storage of their own."""
+    return None if memory is None else tuple(tensor.clone() for tensor in memory)
+
+
 def _passes(step: PipaStep) -> list[str]:
     """Names of the backward passes of the coming iteration, in order."""
     s = step.settings
-    source = ["source", *(n for n in ("pixel", "feature_distance") if s[f"{n}_weight"] > 0)]
+    source = ["source", *(n for n in ("pixel", "distribution", "feature_distance") if s[f"{n}_weight"] > 0)]
     names = [" + ".join(source)]
     on = {
         "mix": s["mix_weight"] > 0,
         "patch": s["patch_weight"] > 0 and step.iteration >= s["patch_warmup"],
         "mask": s["mask_weight"] > 0,
+        "target": any(s[f"{n}_weight"] > 0 for n in ("target", "structure", "regularizer", "distillation")),
     }
     return names + [name for name, used in on.items() if used]

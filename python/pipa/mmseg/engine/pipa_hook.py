@@ -11,6 +11,7 @@ model and takes over ``train_step``; every checkpoint carries all that an exact 
 from __future__ import annotations
 
 import copy
+import itertools
 from types import MethodType
 from typing import Any, Unpack
 
@@ -36,7 +37,7 @@ from pipa.mmseg.evaluation.teacher import evaluate
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads, core_model, main_head
 from pipa.mmseg.models.sliding import TorchDraws
 from pipa.settings import HOOK_DEFAULTS, HookSettings, default_settings, native_step
-from pipa.step import PipaStep, frozen_copy
+from pipa.step import PipaStep, frozen_copy, wanted_heads
 
 HEADS = "pipa_heads"
 
@@ -98,6 +99,7 @@ class PipaHook(Hook):
         self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden")}
         self.evaluate_teacher = own["evaluate_teacher"]
         self.joined = own["joined"]
+        self.prototype_batches = own["prototype_batches"]
         self.gradient_interval, self.check_interval = own["gradient_interval"], own["check_interval"]
         self.guard = NonFiniteGuard(own["nonfinite"], own["nonfinite_limit"])
         self.num_classes = own["num_classes"]
@@ -124,7 +126,8 @@ class PipaHook(Hook):
         core = core_model(runner)
         native = {**default_settings(), **self._settings(core)}
         native_step(self._settings(core), 0)  # a misspelt setting stops the training here, not after loading the data
-        terms = {name: native[f"{name}_weight"] > 0 for name in ("pixel", "patch")}
+        wants = wanted_heads(native)
+        terms = {name: name in wants for name in ("pixel", "patch")}
         if any(terms.values()):
             self._heads = build_heads(core, terms, self.dims)
             core.add_module(HEADS, self._heads)
@@ -165,6 +168,7 @@ class PipaHook(Hook):
         self.tuning.apply(core, self.pipa.teacher, self._imagenet, optimizer=runner.optim_wrapper.optimizer)
         loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
         self._check_loaders(runner, loader)
+        self._start_prototypes(runner, core)
         for sampler in (runner.train_dataloader.sampler, loader.sampler):
             if hasattr(sampler, "skip") and hasattr(sampler, "seed"):
                 sampler.seed = runner.seed  # the seed of the checkpoint, when this run resumes one
@@ -175,6 +179,24 @@ class PipaHook(Hook):
         runner.model.train_step = MethodType(
             lambda _model, data, optim_wrapper: hook.step(runner, core, data, optim_wrapper), runner.model
         )
+
+    def _start_prototypes(self, runner: Runner, core: nn.Module) -> None:
+        """First values of the prototypes, from a loader of its own: the training's draws stay what they are."""
+        assert self.pipa is not None
+        used = self.pipa.settings
+        prototypes = used["prototype_labels"] or used["structure_weight"] > 0
+        if (prototypes or used["distribution_weight"] > 0) and get_world_size() > 1 and not self.joined:
+            raise ValueError(
+                "PipaHook: prototypes and class distributions are those of the joined batch; with several processes "
+                "they need joined=True"
+            )
+        if not prototypes or self.prototype_batches == 0 or self.pipa.iteration > 0:
+            return
+        loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
+        isolate(loader)
+        batches = itertools.islice(_InfiniteDataloaderIterator(loader), self.prototype_batches)
+        prepare: Any = core.data_preprocessor
+        self.pipa.start_prototypes(self.tuning.image(prepare(batch, False)["inputs"]) for batch in batches)
 
     def _processes(self, runner: Runner) -> Group | None:
         if get_world_size() == 1:
@@ -307,6 +329,7 @@ class PipaHook(Hook):
         checkpoint["pipa"] = {
             "teacher": cpu(self.pipa.teacher.state_dict()),
             "heads": cpu({key[len(HEADS) + 1 :]: value for key, value in heads.items()}),
+            "initial": None if self.pipa.initial is None else cpu(self.pipa.initial.state_dict()),
             "imagenet": None if self._imagenet is None else cpu(self._imagenet.state_dict()),
             "step": own,
             "banks": self._banks,
@@ -318,6 +341,13 @@ class PipaHook(Hook):
     def _restore(self, runner: Runner, saved: dict[str, Any]) -> None:
         assert self.pipa is not None
         self.pipa.teacher.load_state_dict(saved["teacher"])
+        if self.pipa.initial is not None:
+            if saved.get("initial") is None:
+                raise ValueError(
+                    "resume: label_network='initial' or distillation_weight needs the network that the training "
+                    "started from, which the saved training did not keep; resume with the settings it was started with"
+                )
+            self.pipa.initial.load_state_dict(saved["initial"])
         if self._imagenet is not None:
             if saved["imagenet"] is None:
                 raise ValueError(
@@ -333,9 +363,10 @@ class PipaHook(Hook):
             )
         if banks is not None:
             state["bank"] = banks[0 if self.pipa.group is not None else get_rank() % len(banks)]
-        if "bank" in state:
-            device = next(self.pipa.teacher.parameters()).device
-            state["bank"] = [tensor.to(device) for tensor in state["bank"]]
+        device = next(self.pipa.teacher.parameters()).device
+        for name in ("bank", "prototypes", "distribution"):
+            if name in state:
+                state[name] = [tensor.to(device) for tensor in state[name]]
         self.pipa.set_extra_state(state)
         self.guard.skipped = saved.get("skipped", 0)
 
