@@ -58,7 +58,7 @@ class PipaStep(nn.Module):
             student at construction when not given and ``feature_distance_weight > 0``.
         initial: frozen network that the training starts from, for ``label_network="initial"`` and
             ``distillation_weight > 0``. A copy of the student at construction when not given; part of ``state_dict()``.
-        feature_channels: channels of each feature map; found by a trial pass on a 64 x 64 image when not given.
+        feature_channels: channels of each feature map; found by a trial pass on a small blank image when not given.
         pixel_dim, patch_dim: channels of the two embeddings (256 and 128 in the paper).
         projection_hidden: channels between the two convolutions of a head; None takes the sum of the feature channels,
             as the released code does (1024 for MiT-B5).
