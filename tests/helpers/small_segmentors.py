@@ -94,7 +94,7 @@ def pictures(folder: Path) -> list[Path]:
     Image.fromarray(scene(72, 100, 1)).save(folder / "a.jpg", quality=95)
     Image.fromarray(scene(70, 90, 2)).save(folder / "b.png")
     turned = Image.Exif()
-    turned[0x0112] = 1
+    turned[0x0112] = 6
     Image.fromarray(scene(66, 96, 3)).save(folder / "c.jpg", exif=turned, quality=95)
     Image.fromarray(scene(80, 68, 4)[:, :, 0]).save(folder / "d.png")
     rgba = np.dstack([scene(65, 77, 5), np.full((65, 77), 128, np.uint8)])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipa.commands import export as exporting
 from pipa.commands import predict as predicting
 from pipa.commands import study
 from pipa.environment import hide_remarks
@@ -118,10 +119,8 @@ def parser() -> argparse.ArgumentParser:
     stats.add_argument("--out", help="folder for sample_class_stats.json and its companions")
     stats.add_argument("--workers", type=int, help="threads (default: one per core)")
 
-    export = add("export", run_export, "Write only the weights of a training checkpoint, for inference.")
-    export.add_argument("checkpoint")
-    export.add_argument("--out", required=True)
-    export.add_argument("--teacher", action="store_true", help="the teacher's weights instead of the student's")
+    text = "Write only the weights, for inference: .pth, safetensors with a model card, ONNX."
+    exporting.add_arguments(add("export", exporting.run, text))
 
     doctor = add("doctor", run_doctor, "Check environment and every file of a config's data before a training.")
     with_config(doctor)
@@ -204,14 +203,6 @@ def run_stats(a: argparse.Namespace) -> int:
         name = f"{class_id}" if classes is None else f"{class_id} {classes.names[class_id]}"
         table.add_row(name, f"{pixels:,}", f"{100 * share:.3f} %", str(images))
     Console().print(table)
-    return 0
-
-
-def run_export(a: argparse.Namespace) -> int:
-    from pipa.mmseg.run.train import export
-
-    export(a.checkpoint, a.out, teacher=a.teacher)
-    print(f"written: {a.out}")
     return 0
 
 

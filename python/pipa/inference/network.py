@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipa.inference.tiling import Window
 
@@ -23,6 +23,8 @@ class Prepared:
         padding: rows and columns of ``inputs`` that are no picture: left, right, top, bottom.
         flip: ``"horizontal"`` or ``"vertical"`` where ``inputs`` is mirrored.
         meta: what the network wants to know beside the pixels.
+        extended: the size ``(H', W')`` that ``inputs`` shows, where a very narrow picture had to be extended at its
+            right or bottom to be resized at all.
         path: the file.
     """
 
@@ -31,6 +33,7 @@ class Prepared:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     flip: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    extended: tuple[int, int] | None = None
     path: Path | None = None
 
 
@@ -56,3 +59,9 @@ class Network(Protocol):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Its weights."""
+
+    def normalised(self, image_bchw: Tensor) -> Tensor:
+        """The network's input from RGB values 0 to 255 at the size of the input."""
+
+    def parameters_module(self) -> nn.Module:
+        """The network itself, for exporters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from pipa.inference.decision import NotFiniteError, decide
+from pipa.inference.export.folder import WEIGHTS, write_folder
 from pipa.inference.network import Network, Prepared
 from pipa.inference.prediction import Prediction
 from pipa.inference.sources import list_images
@@ -74,7 +76,7 @@ class Segmenter:
         Raises:
             ValueError, OSError: no picture, or a file that cannot be read; the message names it.
         """
-        options = {"flip": flip, "scales": scales, "window": window}
+        options: dict[str, Any] = {"flip": flip, "scales": scales, "window": window}
         if isinstance(source, (str, Path)) and Path(source).is_dir():
             return list(self.stream(list_images(Path(source)), batch_size=batch_size, **options))
         if isinstance(source, Sequence) and not isinstance(source, str):
@@ -128,6 +130,23 @@ class Segmenter:
                 yield from done()
         if waiting:
             yield from done()
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``model.safetensors``, ``config.json`` and a model card ``README.md`` into a folder, which is made.
+
+        Raises:
+            ImportError: the package safetensors is missing. FileExistsError: another README.md is there.
+        """
+        write_folder(Path(folder), self.network.state_dict(), self.network.description())
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device | None = None) -> Segmenter:
+        """What :meth:`save_pretrained` wrote; the same as ``pipa.load(folder)``."""
+        if not (Path(folder) / WEIGHTS).is_file():
+            raise FileNotFoundError(f"{folder}: expected a folder with {WEIGHTS}, as save_pretrained writes one")
+        # Networks are built by the optional extra, which stands above this module.
+        return importlib.import_module("pipa.mmseg.run.open").open_segmenter(folder, device=device)
 
     def prepare(self, source: Source) -> Prepared:
         """What the network sees of a picture, and the picture."""
@@ -193,11 +212,14 @@ class Segmenter:
         self, item: Prepared, logits_chw: Tensor, size: tuple[int, ...] | None = None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
         if size is None:
-            logits_chw, size = _unpadded(logits_chw, item), item.image_hwc.shape[:2]
+            logits_chw, size = _unpadded(logits_chw, item), item.extended or item.image_hwc.shape[:2]
         try:
             label, confidence = decide(logits_chw, size, self.network.align_corners, self.network.threshold)
         except NotFiniteError as error:
             raise NotFiniteError(f"{item.path}: {error}" if item.path else str(error)) from None
+        if item.extended is not None:
+            height, width = item.image_hwc.shape[:2]
+            label, confidence = label[:height, :width], confidence[:height, :width]
         return label.cpu().numpy(), confidence.cpu().numpy()
 
     def _averaged(

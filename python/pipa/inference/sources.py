@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+from pipa.files.listing import IMAGE_SUFFIXES, find_files
+
 #: Text that every picture written by a prediction carries, so that it is never taken for an input or overwritten by
 #: mistake.
 MARK = ("Software", "pipa predict")
@@ -15,8 +16,8 @@ MARK = ("Software", "pipa predict")
 def list_images(folder: Path, leave_out: Path | None = None) -> list[Path]:
     """Pictures of a folder and its subfolders, sorted.
 
-    Passed over: hidden files and folders (``._a.png``, ``.ipynb_checkpoints``), results of earlier predictions, and
-    everything below `leave_out` where that lies inside.
+    Passed over: what :func:`pipa.files.listing.find_files` passes over (``._a.png``, ``.ipynb_checkpoints``), results
+    of earlier predictions, and everything below `leave_out` where that lies inside.
 
     Raises:
         ValueError: no picture there.
@@ -25,16 +26,14 @@ def list_images(folder: Path, leave_out: Path | None = None) -> list[Path]:
         raise ValueError(f"{folder}: expected a folder of images, found nothing there")
     outside = None if leave_out is None or leave_out.resolve() == folder.resolve() else leave_out.resolve()
     files = []
-    for file in sorted(folder.rglob("*")):
-        inner = file.relative_to(folder)
-        if file.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in inner.parts):
-            continue
+    for name in find_files(folder, IMAGE_SUFFIXES, ignore_case=True):
+        file = folder / name
         if outside is not None and file.resolve().is_relative_to(outside):
             continue
-        if file.is_file() and not is_result(file):
+        if not is_result(file):
             files.append(file)
     if not files:
-        raise ValueError(f"{folder}: no image in this folder (looked for {', '.join(SUFFIXES)})")
+        raise ValueError(f"{folder}: no image in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
     return files
 
 

@@ -54,17 +54,20 @@ def passes(
         some = boxes[first : first + batch]
         crops = [image_bchw[:, :, t:b, le:r] for t, le, b, r in some]
         parts = predict(crops[0] if len(crops) == 1 else torch.cat(crops))
-        yield from zip(some, parts.split(image_bchw.shape[0]), strict=True)
+        # Not split by the batch, which an exporter leaves open.
+        yield from zip(some, parts.unflatten(0, (len(some), -1)).unbind(0), strict=True)
 
 
 def slide(image_bchw: Tensor, window: Window, predict: Predict) -> Tensor:
     """Mean of ``predict: (N, C, h, w) -> (N, K, h, w)`` over windows; ``(B, K, H, W)`` on the image's device."""
     size = image_bchw.shape[2:]
+    boxes = windows(size, window.crop, window.stride)
+    if len(boxes) == 1:
+        return predict(image_bchw)
     total: Tensor | None = None
     count = image_bchw.new_zeros((1, 1, *size))
-    for (top, left, bottom, right), part in passes(
-        image_bchw, windows(size, window.crop, window.stride), predict, window.batch
-    ):
+    batch = len(boxes) if torch.compiler.is_exporting() else window.batch  # a graph holds the network once
+    for (top, left, bottom, right), part in passes(image_bchw, boxes, predict, batch):
         if total is None:
             total = part.new_zeros((image_bchw.shape[0], part.shape[1], *size))
         total[:, :, top:bottom, left:right] += part

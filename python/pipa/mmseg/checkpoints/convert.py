@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from pipa.files.atomic import save
 from pipa.files.torch_file import CheckpointError, load_plain
+from pipa.mmseg.checkpoints.description import KEY
 from pipa.mmseg.checkpoints.keys import convert_state_dict, rename
 from pipa.mmseg.checkpoints.model import build_from_keys
+from pipa.mmseg.checkpoints.released import released_description
 
 # Where the converted file keeps the teacher (EMA) network.
 TEACHER_KEY = "teacher"
@@ -85,31 +87,40 @@ def convert_checkpoint(
     checkpoint=...)`` of the backbone). Raises CheckpointError, also if no key fits.
     """
     path = Path(path)
-    content = load_plain(path)
-    state = content.get("state_dict", content.get("model", content))
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path.name}: state_dict is a {type(state).__name__}, expected a dictionary of tensors")
-    report = Report(source=path.name)
-    parts = _split(state, model.state_dict() if model is not None else (), report)
-    if not parts:
-        first = ", ".join(list(state)[:3])
-        raise CheckpointError(f"{path.name}: no parameter of a known network (first keys: {first})")
-    converted: dict[str, dict[str, Tensor]] = {}
-    for part, keys in parts.items():
-        converted[part] = _convert(part, keys, model, report, path.name)
-    if use_teacher and "teacher" not in converted:
-        raise CheckpointError(f"{path.name}: holds no teacher")
-    result: dict[str, Any] = {"meta": _meta(content, report)}
-    main = [part for part in ("student", "network") if part in converted and not use_teacher]
-    result["state_dict"] = converted[main[0] if main else "teacher"]
-    if "teacher" in converted:
-        result[TEACHER_KEY] = converted["teacher"]
+    result, report = convert_content(load_plain(path), path.name, model, use_teacher)
     if out is not None:
         if Path(out).resolve() == path.resolve():
             raise CheckpointError(f"{path.name}: the output would replace the original, choose another --out")
         save(result, out)
         report.out = str(out)
     return report
+
+
+def convert_content(
+    content: Mapping[str, Any], name: str, model: nn.Module | None = None, use_teacher: bool = False
+) -> tuple[dict[str, Any], Report]:
+    """As :func:`convert_checkpoint`, of what was read from the file `name`: what is written, and the account."""
+    state = content.get("state_dict", content.get("model", content))
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{name}: state_dict is a {type(state).__name__}, expected a dictionary of tensors")
+    report = Report(source=name)
+    parts = _split(state, model.state_dict() if model is not None else (), report)
+    if not parts:
+        first = ", ".join(list(state)[:3])
+        raise CheckpointError(f"{name}: no parameter of a known network (first keys: {first})")
+    converted: dict[str, dict[str, Tensor]] = {}
+    for part, keys in parts.items():
+        converted[part] = _convert(part, keys, model, report, name)
+    if use_teacher and "teacher" not in converted:
+        raise CheckpointError(f"{name}: holds no teacher")
+    result: dict[str, Any] = {"meta": _meta(content, report)}
+    main = [part for part in ("student", "network") if part in converted and not use_teacher]
+    result["state_dict"] = converted[main[0] if main else "teacher"]
+    if "teacher" in converted:
+        result[TEACHER_KEY] = converted["teacher"]
+    if report.kind != "encoder":
+        result["meta"][KEY] = released_description(content, result)
+    return result, report
 
 
 def _split(state: Mapping[str, Any], known: Container[str], report: Report) -> dict[str, dict[str, tuple[str, Tensor]]]:

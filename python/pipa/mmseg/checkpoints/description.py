@@ -47,6 +47,7 @@ def describe(config: Any, dataset_meta: Mapping[str, Any] | None = None) -> Desc
         "imports": [imports] if isinstance(imports, str) else [str(name) for name in imports],
         "classes": None if meta.get("classes") is None else [str(name) for name in meta["classes"]],
         "palette": None if not meta.get("palette") else [[int(v) for v in color] for color in meta["palette"]],
+        "start": _start(model),
     }
 
 
@@ -79,6 +80,21 @@ def describe_in(checkpoint: dict[str, Any], runner: Any) -> None:
         "settings": plain(_settings(runner.cfg), "settings"),
         "scores": {name: float(value) for name, value in scores.items()},
         "data": _data(runner.cfg),
+    }
+
+
+def _start(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder, and the weights it started from (None: from nothing, or from a file named in ``load_from``)."""
+    backbone = model.get("backbone") or {}
+    kind = backbone.get("type")
+    weights = (
+        (backbone.get("init_cfg") or {}).get("checkpoint") or backbone.get("pretrained") or model.get("pretrained")
+    )
+    if weights is True:
+        weights = str(backbone.get("model_name") or "the weights that come with the encoder")
+    return {
+        "encoder": kind if isinstance(kind, str) else getattr(kind, "__name__", None),
+        "weights": Path(weights).name if isinstance(weights, str) else None,
     }
 
 

@@ -18,17 +18,22 @@ def build_from_keys(state: State) -> nn.Module:
 
     Only names and shapes are right: dilations and image scales leave no trace in weights and are the usual ones.
     """
+    return MODELS.build(ConfigDict(config_from_keys(state)))
+
+
+def config_from_keys(state: State) -> dict[str, Any]:
+    """The config that :func:`build_from_keys` builds."""
     segmentor = any(name.startswith("backbone.") for name in state)
     encoder = encoder_config(_under(state, "backbone.") if segmentor else state)
     if not segmentor:
-        return MODELS.build(ConfigDict(encoder))
+        return encoder
     head = _under(state, "decode_head.")
     config: dict[str, Any] = {"type": "EncoderDecoder", "backbone": encoder, "test_cfg": {"mode": "whole"}}
     if any(name.startswith("head.") for name in head):
         config.update(type="HRDAEncoderDecoder", decode_head=_hrda_config(head))
     else:
         config.update(decode_head=head_config(head))
-    return MODELS.build(ConfigDict(config))
+    return config
 
 
 def encoder_config(state: State) -> dict[str, Any]:

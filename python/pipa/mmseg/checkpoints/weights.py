@@ -36,6 +36,11 @@ def choose(content: Mapping[str, Any], where: str, weights: Weights = "auto") ->
     return {k: v for k, v in state.items() if not k.startswith("pipa_heads.")}
 
 
+def held(content: Mapping[str, Any], weights: Weights) -> str:
+    """Whose weights :func:`choose` takes: ``"student"`` or ``"teacher"``."""
+    return "teacher" if weights == "teacher" else str((content.get("meta") or {}).get(WHICH, "student"))
+
+
 def fill(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load weights strictly: a missing or unexpected key is an error that names it."""
     own = model.state_dict()

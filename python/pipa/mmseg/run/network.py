@@ -17,6 +17,7 @@ from mmengine.device import get_device
 from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.utils import register_all_modules
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from pipa import viz
 from pipa.files.images import DataError
@@ -27,6 +28,8 @@ from pipa.mmseg.checkpoints.weights import fill
 from pipa.mmseg.datasets.transforms import run
 
 _IMAGE_LOADERS = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadSingleRSImageFromFile")
+# A picture longer than so many times its width is extended before it is resized.
+_NARROW = 32
 _LABEL_LOADERS = ("LoadLabel", "LoadAnnotations")
 
 
@@ -49,7 +52,7 @@ class SegmentorNetwork:
         self._loads_floats = bool(steps[at[0]].get("to_float32", False))
         built = [_build(step) for step in steps]
         self._load, self._after = built[: at[0] + 1], built[at[0] + 1 :]
-        head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
+        head: Any = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
         self.align_corners = bool(model.align_corners)
         self.threshold = getattr(head, "threshold", None) if head.out_channels == 1 else None
         count = max(int(head.num_classes), 2) if head.out_channels == 1 else int(head.out_channels)
@@ -72,23 +75,56 @@ class SegmentorNetwork:
             results.update(img=pixels.astype(np.float32) if self._loads_floats else pixels)
             results.update(img_shape=size, ori_shape=size)
         picture = _picture(results["img"])
+        extended = None
+        height, width = results["img"].shape[:2]
+        if max(height, width) > _NARROW * min(height, width):
+            # Resizing would leave less than a pixel of the short side, or too little for any encoder.
+            extended = (max(height, -(-width // _NARROW)), max(width, -(-height // _NARROW)))
+            margin = ((0, extended[0] - height), (0, extended[1] - width), (0, 0))[: results["img"].ndim]
+            results["img"] = np.pad(results["img"], margin, mode="edge")
+            results["img_shape"] = results["ori_shape"] = extended
         packed = run(self._after, results)
         data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
         ready = self.model.data_preprocessor(data, False)
-        meta = dict(ready["data_samples"][0].metainfo)
-        left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", (0, 0, 0, 0)))
+        meta: dict[str, Any] = dict(ready["data_samples"][0].metainfo)
+        padding: Any = meta.get("img_padding_size", meta.get("padding_size")) or (0, 0, 0, 0)
+        left, right, top, bottom = padding
         flip = meta.get("flip_direction", "horizontal") if meta.get("flip") else None
-        return Prepared(ready["inputs"], picture, (int(left), int(right), int(top), int(bottom)), flip, meta, path)
+        return Prepared(
+            ready["inputs"], picture, (int(left), int(right), int(top), int(bottom)), flip, meta, extended, path
+        )
 
     def logits(self, inputs: Tensor, meta: list[dict[str, Any]]) -> Tensor:
         """One pass; ``(B, C, h, w)`` at the size of the inputs."""
         return self.model.encode_decode(inputs, meta)
+
+    def normalised(self, image_bchw: Tensor) -> Tensor:
+        """The network's input from RGB values 0 to 255, ``(B, 3, H, W)``, without the pipeline's resizing.
+
+        Written out, where :meth:`prepare` calls the preprocessor, because an exporter has to follow it.
+        """
+        pre: Any = self.model.data_preprocessor
+        # The preprocessor turns BGR round where it is told to; what it gets is BGR.
+        inputs = image_bchw if pre._channel_conversion else image_bchw.flip(1)
+        if pre._enable_normalize:
+            inputs = (inputs - pre.mean) / pre.std
+        options = pre.test_cfg or {}
+        height, width = inputs.shape[2:]
+        least = options.get("size") or (height, width)
+        if options.get("size_divisor"):
+            step = int(options["size_divisor"])
+            least = (-(-height // step) * step, -(-width // step) * step)
+        right, bottom = max(int(least[1]) - width, 0), max(int(least[0]) - height, 0)
+        return pad(inputs, (0, right, 0, bottom), value=float(pre.pad_val)) if right or bottom else inputs
 
     # -- what a file holds ---------------------------------------------------------------------------------------------
 
     def description(self) -> Description:
         """As :func:`pipa.mmseg.run.description.describe` gives it."""
         return {**self._description, "classes": list(self.classes), "palette": [list(c) for c in self.palette]}
+
+    def parameters_module(self) -> nn.Module:
+        return self.model
 
     def state_dict(self) -> dict[str, Tensor]:
         return {key: value.detach().cpu() for key, value in self.model.state_dict().items()}

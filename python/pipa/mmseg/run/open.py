@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.inference.segmenter import Segmenter
 from pipa.mmseg.checkpoints import description as described
-from pipa.mmseg.checkpoints.safe_load import load
-from pipa.mmseg.checkpoints.weights import Weights, choose
+from pipa.mmseg.checkpoints.config_text import read_config_text
+from pipa.mmseg.checkpoints.read import read_checkpoint
+from pipa.mmseg.checkpoints.weights import WHICH, Weights, choose, held
 from pipa.mmseg.run.network import build
 from pipa.mmseg.run.train import load_config
 
@@ -24,16 +24,23 @@ def open_segmenter(
     device: str | torch.device | None = None,
 ) -> Segmenter:
     """See :func:`pipa.load`."""
-    content = load(checkpoint, map_location="cpu")
+    content = read_checkpoint(checkpoint)
     where = str(checkpoint)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: expected a dictionary, got {type(content).__name__}")
+    description = description_of(content, where, config)
+    description = {**description, WHICH: held(content, weights)}
+    return Segmenter(build(description, choose(content, where, weights), where, device))
+
+
+def description_of(content: dict[str, Any], where: str, config: Any = None) -> described.Description:
+    """How the network of a checkpoint is built: as the config says, else as the file says."""
     meta = content.get("meta") or {}
     if config is not None:
         config = load_config(config) if isinstance(config, (str, Path)) else config
-        description = described.describe(config, meta.get("dataset_meta"))
-    elif described.KEY in meta:
-        description = described.check(meta[described.KEY], where)
-    else:
-        raise ValueError(f"{where}: does not say how its network is built; give the config it was trained with")
-    return Segmenter(build(description, choose(content, where, weights), where, device))
+        return described.describe(config, meta.get("dataset_meta"))
+    if described.KEY in meta:
+        return described.check(meta[described.KEY], where)
+    # A training without our checkpoint hook: mmengine's own file keeps the config as text.
+    settings = read_config_text(str(meta.get("cfg", "")))
+    if settings and settings.get("model"):
+        return described.check(described.describe(settings, meta.get("dataset_meta")), where)
+    raise ValueError(f"{where}: does not say how its network is built; give the config it was trained with")

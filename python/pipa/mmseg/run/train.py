@@ -16,9 +16,8 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 import pipa.mmseg  # noqa: F401  (registers)
-from pipa.files.atomic import save
 from pipa.files.plain import SUFFIXES
-from pipa.mmseg.checkpoints.safe_load import load
+from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import choose, fill
 from pipa.mmseg.engine.launcher import init_launcher
 from pipa.mmseg.engine.progress import ProgressHook
@@ -162,17 +161,9 @@ def weights_of(checkpoint: str | Path, teacher: bool = False) -> dict[str, torch
     Raises:
         ValueError: the file holds no such weights.
     """
-    return choose(load(checkpoint, map_location="cpu"), str(checkpoint), "teacher" if teacher else "auto")
+    return choose(read_checkpoint(checkpoint), str(checkpoint), "teacher" if teacher else "auto")
 
 
 def load_weights(model: torch.nn.Module, checkpoint: str | Path, teacher: bool = False) -> None:
     """Load weights strictly: a missing or unexpected key is an error that names it."""
     fill(model, weights_of(checkpoint, teacher), str(checkpoint))
-
-
-def export(checkpoint: str | Path, out: str | Path, teacher: bool = False) -> None:
-    """Write the weights of student or teacher alone, with the classes they were trained for."""
-    content = load(checkpoint)
-    meta = content.get("meta") or {}
-    kept = {key: meta[key] for key in ("dataset_meta", "cfg", "config") if key in meta}
-    save({"state_dict": weights_of(checkpoint, teacher), "meta": kept}, out)

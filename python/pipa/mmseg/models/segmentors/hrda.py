@@ -119,7 +119,8 @@ class HRDAEncoderDecoder(EncoderDecoder):
         divide = 2 if self.hr_slide_overlapping else 1
         boxes = windows(size, self.hr_crop_size, [max(length // divide, 1) for length in self.hr_crop_size])
         crops = [crop(image_bchw, box) for box in boxes]
-        if uses_batch_statistics(self):  # which must be those of all of them together
+        # Batch norm's statistics must be those of all of them together; an exported graph holds the network once.
+        if uses_batch_statistics(self) or torch.compiler.is_exporting():
             return ScaleFeatures(context, size, self._encode(torch.cat(crops), 1).head, boxes)
         return ScaleFeatures(context, size, None, boxes, parts=self._in_passes(crops))
 

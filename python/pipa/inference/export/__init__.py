@@ -1,0 +1,1 @@
+"""A trained network as a file for elsewhere: ``.pth``, safetensors with a model card, ONNX."""

@@ -1,0 +1,120 @@
+"""A checkpoint as a file for elsewhere: the work of `pipa export`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pipa.files.atomic import save, write_text
+from pipa.inference.export.card import card
+from pipa.inference.export.folder import is_card, write_folder, write_weights
+from pipa.inference.export.onnx import write_onnx
+from pipa.mmseg.checkpoints.description import KEY
+from pipa.mmseg.checkpoints.read import read_checkpoint
+from pipa.mmseg.checkpoints.weights import WHICH, Weights, choose, held
+from pipa.mmseg.run.network import build
+from pipa.mmseg.run.open import description_of
+
+Format: TypeAlias = Literal["pth", "safetensors", "onnx"]
+
+
+@dataclass
+class Exported:
+    """Files that were written, and what the user should know."""
+
+    files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    form: Format = "pth",
+    weights: Weights = "auto",
+    size: tuple[int, int] | None = None,
+    config: Any = None,
+) -> Exported:
+    """Write the weights of student or teacher alone, with what a prediction needs.
+
+    Args:
+        out: the file; for safetensors also a folder, which then gets a model card, as ``save_pretrained`` writes it.
+        size: ONNX: height and width of the input; None: the window or the training crop.
+        config: for a checkpoint that does not carry its network.
+
+    Raises:
+        ValueError: `out` is the checkpoint itself, the file holds no such weights, or it cannot be exported.
+    """
+    out = Path(out)
+    if out.resolve() == Path(checkpoint).resolve() or (out.exists() and os.path.samefile(out, checkpoint)):
+        raise ValueError(f"{checkpoint}: the output would replace it, choose another --out")
+    if size is not None and form != "onnx":
+        raise ValueError(f"--size is the input of an ONNX file; {form} takes any size")
+    content = read_checkpoint(checkpoint)
+    state = choose(content, str(checkpoint), weights)
+    which = held(content, weights)
+    if form == "pth":
+        return _pth(content, state, which, out, config, str(checkpoint))
+    description = {**description_of(content, str(checkpoint), config), WHICH: which}
+    _add_scores(description, Path(checkpoint), which)
+    if form == "onnx":
+        network = build(description, state, str(checkpoint), "cpu")
+        size = size or _size(network, description)
+        difference = write_onnx(out, network, size)
+        note = f"input (B, 3, {size[0]}, {size[1]}), RGB 0..255; largest difference to PyTorch {difference:.2e}"
+        return Exported([out], [note])
+    if out.is_dir() or not out.suffix:
+        return Exported(write_folder(out, state, description))
+    done = Exported([write_weights(out, state, description)])
+    readme = out.with_name("README.md")
+    if readme.exists() and not is_card(readme):
+        done.notes.append(f"{readme}: is there already, so no model card was written")
+    else:
+        done.files.append(write_text(readme, card(description, out.name)))
+    return done
+
+
+def _pth(content: Mapping[str, Any], state: Any, which: str, out: Path, config: Any, where: str) -> Exported:
+    meta = content.get("meta") or {}
+    kept = {key: meta[key] for key in ("dataset_meta", "cfg", "config", KEY) if key in meta}
+    if config is not None:
+        kept[KEY] = description_of(dict(content), where, config)
+    save({"state_dict": state, "meta": {**kept, WHICH: which}}, out)
+    return Exported([out])
+
+
+def _add_scores(description: dict[str, Any], checkpoint: Path, which: str) -> None:
+    """The validation of just this iteration, from the log beside the checkpoint; a checkpoint is saved before it."""
+    training = description.get("training")
+    if not training:
+        return
+    for log in sorted(checkpoint.parent.glob("*/vis_data/scalars.json")):
+        for line in log.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a training that was killed
+            if "mIoU" in entry and entry.get("step") == training.get("iteration"):
+                scores = {k: float(v) for k, v in entry.items() if "mIoU" in k}
+                description["training"] = training = {**training, "scores": scores, "validated": entry["step"]}
+    prefix = "teacher/"
+    if which == "teacher" and any(name.startswith(prefix) for name in training.get("scores") or {}):
+        scores = {k.removeprefix(prefix): v for k, v in training["scores"].items() if k.startswith(prefix)}
+        description["training"] = {**training, "scores": scores}
+    elif which == "student" and training.get("scores"):
+        scores = {k: v for k, v in training["scores"].items() if not k.startswith(prefix)}
+        description["training"] = {**training, "scores": scores}
+
+
+def _size(network: Any, description: Mapping[str, Any]) -> tuple[int, int]:
+    if network.window is not None:
+        return network.window.crop
+    size = (description["model"].get("data_preprocessor") or {}).get("size")
+    if size is None:
+        raise ValueError(
+            "--size HEIGHT WIDTH is needed: neither a window nor a training crop says how large the input is"
+        )
+    return int(size[0]), int(size[1])

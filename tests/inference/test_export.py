@@ -1,0 +1,149 @@
+"""Files for elsewhere say what the checkpoint says: .pth, safetensors, its folder, and ONNX under onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmseg")
+
+import pipa
+from pipa.commands import cli
+from pipa.inference import Segmenter
+from pipa.inference.export.metadata import from_text, to_text
+from pipa.mmseg.checkpoints.description import describe
+from pipa.mmseg.run.train import load_config
+from small_segmentors import checkpoint, scene, shrink
+
+IMAGE = scene(60, 80)
+
+
+def made(name: str, folder: Path, **model: Any) -> Path:
+    config = shrink(load_config(name))
+    config.merge_from_dict({"model": model})
+    return checkpoint(config, folder / "random.pth", describe(config))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return made("toy_pipa", tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+@pytest.mark.parametrize("out", ["w.pth", "w.safetensors", "folder"])
+def test_exported_weights_predict_alike(out: str, which: str, trained: Path, tmp_path: Path) -> None:
+    right = pipa.load(trained, weights=which).predict(IMAGE)
+    other = pipa.load(trained, weights={"student": "teacher", "teacher": "student"}[which]).predict(IMAGE)
+    assert (right.label_hw != other.label_hw).any()
+    form = [] if out.endswith(".pth") else ["--format", "safetensors"]
+    assert cli.main(["export", str(trained), "--out", str(tmp_path / out), f"--{which}", *form]) == 0
+    loaded = pipa.load(tmp_path / out)
+    found = loaded.predict(IMAGE)
+    np.testing.assert_array_equal(found.label_hw, right.label_hw)
+    np.testing.assert_array_equal(found.confidence_hw, right.confidence_hw)
+    assert (found.classes, found.palette) == (right.classes, right.palette)
+    pipa.load(tmp_path / out, weights=which)
+    with pytest.raises(ValueError, match=r"holds no (student|teacher)"):
+        pipa.load(tmp_path / out, weights={"student": "teacher", "teacher": "student"}[which])
+
+
+def test_a_pretrained_folder(trained: Path, tmp_path: Path) -> None:
+    segmenter = pipa.load(trained)
+    segmenter.save_pretrained(tmp_path / "hub")
+    assert sorted(p.name for p in (tmp_path / "hub").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    again = Segmenter.from_pretrained(tmp_path / "hub")
+    np.testing.assert_array_equal(again.predict(IMAGE).label_hw, segmenter.predict(IMAGE).label_hw)
+    again.save_pretrained(tmp_path / "hub")  # over its own
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: pipa-rs\n")
+    for part in ("## Classes", "## Data", "## Results", "## Settings", "## Licence", *segmenter.classes):
+        assert part in card
+    json.loads((tmp_path / "hub" / "config.json").read_text())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("my notes")
+    with pytest.raises(FileExistsError, match="no model card"):
+        segmenter.save_pretrained(tmp_path / "mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "my notes"
+
+
+@pytest.mark.parametrize("how", ["same", "link", "relative"])
+def test_a_checkpoint_is_never_written_over(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = made("toy_pipa", tmp_path)
+    before = file.read_bytes()
+    out = {"same": str(file), "link": str(tmp_path / "link.pth"), "relative": "./random.pth"}[how]
+    if how == "link":
+        os.link(file, out)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", str(file), "--out", out]) == 1
+    assert "the output would replace it" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def test_metadata_keeps_tuples() -> None:
+    value = {"a": (1, (2, [3, (4,)])), "b": [{"c": ()}], "d": None, "e": "ü", "f": 1e-6, "g": True}
+    assert from_text(to_text(value)) == value
+
+
+NETWORKS: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
+    "daformer": ("gta2cs_daformer_pipa", (64, 96), {}),
+    "lite": ("idda_to_camvid_pipa", (48, 64), {}),
+    "deeplab_v2": (
+        "toy_pipa",
+        (48, 64),
+        {"decode_head": dict(_delete_=True, type="DeepLabV2Head", in_channels=128, in_index=3, num_classes=9)},
+    ),
+    "vit": (
+        "toy_pipa",
+        (64, 64),
+        {
+            "backbone": dict(_delete_=True, type="ViTPyramid", embed_dim=16, depth=4, num_heads=2, pretrain_size=4),
+            "decode_head": {"in_channels": (16, 16, 16, 16), "channels": 16, "decoder_params": {"embed_dims": 16}},
+        },
+    ),
+    "hrda": ("gta2cs_hrda_pipa", (64, 64), {}),
+    "hrda_windows": ("gta2cs_hrda_pipa", (64, 96), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if "hrda" in n else []) for n in NETWORKS])
+def test_onnx_gives_the_logits_of_pytorch(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    config, (height, width), model = NETWORKS[name]
+    file, out = made(config, tmp_path, **model), tmp_path / "net.onnx"
+    assert cli.main(["export", str(file), "--size", str(height), str(width), "--out", str(out), "--teacher"]) == 0
+    assert "largest difference to PyTorch" in capsys.readouterr().out
+    session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    (given,), (got,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape[1:]) == ("image", "tensor(float)", [3, height, width])
+    assert (got.name, got.type) == ("logits", "tensor(float)")
+    segmenter = pipa.load(file, weights="teacher")
+    images = [scene(height, width, seed) for seed in range(3)]
+    batch = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
+    for count in (1, 3):
+        (logits,) = session.run(None, {"image": batch[:count]})
+        assert logits.shape == (count, len(segmenter.classes), height, width)
+        for image, found in zip(images, logits, strict=False):
+            # Not through the pipeline: that may resize, which ONNX leaves to the caller.
+            inputs = segmenter.network.normalised(torch.from_numpy(batch[:1])).shape
+            assert inputs[2:] == (height, width)
+            right = direct(segmenter, image)
+            np.testing.assert_allclose(found, right, atol=2e-3 * max(1.0, np.abs(right).max()))
+    entry = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert from_text(entry["pipa"])["classes"] == list(segmenter.classes)
+
+
+def direct(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
+    """Logits through the model's own preprocessor, without the pipeline's resizing."""
+    description = segmenter.network.description()
+    steps = [step for step in description["test_pipeline"] if "Resize" not in step["type"]]
+    network = type(segmenter.network)(segmenter.network.model, {**description, "test_pipeline": steps})
+    return Segmenter(network).logits(image).numpy()
