@@ -52,8 +52,8 @@ def test_the_loop_of_the_readme() -> None:
     before = student.backbone.weight.detach().clone()
     names = {
         "student": student,
-        "source_loader": [(torch.randn(2, 3, 64, 64), torch.randint(0, 19, (2, 64, 64)))] * 2,
-        "target_loader": [torch.randn(2, 3, 64, 64)] * 2,
+        "source_loader": [(torch.randn(1, 3, 736, 736), torch.randint(0, 19, (1, 736, 736)))] * 2,
+        "target_loader": [torch.randn(1, 3, 736, 736)] * 2,
     }
     exec(compile(code, "README.md", "exec"), names)
     log = names["log"]
