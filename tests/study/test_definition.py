@@ -75,6 +75,7 @@ def test_settings_reach_the_training_and_its_length_scales_everything(tmp_path: 
         (dict(grid={"pipa.alpha": 0.9}), "grid.pipa.alpha: expected a list of values, got 0.9"),
         (dict(config=None), "config: expected the name or file of a config, here or for the study, got None"),
         (dict(iterations=0), "iterations: expected 1 or more, got 0"),
+        (dict(test="no"), "test: expected true or false, got 'no'"),
         (dict(data="tioy"), "data: expected toy, or nothing, got 'tioy'"),
     ],
 )

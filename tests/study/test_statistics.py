@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipa.study.statistics import class_differences, compare, paired
+from pipa.study.statistics import class_differences, compare, over_drives, paired
+
+PARTS = ("intersect", "union")
 
 
 @pytest.mark.parametrize("values", [[1.4, -0.3, 0.9], [0.1, 0.5, 2.0, -1.0, 0.7]])
@@ -49,6 +51,31 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     assert (student.seeds, student.mean, teacher.mean) == ((1,), 2.0, 4.0)
     assert class_differences(results, "a", "b", "teacher") == {"x": 4.0, "y": None}
     assert compare(results, "a", "c") is None
+
+
+def test_interval_over_drives() -> None:
+    rng = np.random.default_rng(0)
+    runs = []
+    for method, seed in itertools.product("ab", range(2)):
+        union = rng.integers(50, 99, (4, 3))
+        areas = {f"d{i}": dict(intersect=[int(u) // 2 for u in row], union=row.tolist()) for i, row in enumerate(union)}
+        if method == "a":
+            areas["d1"]["intersect"][0] += 20
+        runs.append(dict(method=method, seed=seed, test=dict(student=areas)))
+    results = dict(study="mine", runs=runs)
+
+    def miou(entry: dict[str, Any], drives: tuple[int, ...]) -> float:
+        total = {part: sum(np.array(entry["test"]["student"][f"d{i}"][part]) for i in drives) for part in PARTS}
+        return float(100 * np.mean(total["intersect"] / total["union"]))
+
+    def difference(drives: tuple[int, ...]) -> float:
+        return np.mean([miou(runs[s], drives) - miou(runs[2 + s], drives) for s in range(2)])
+
+    mean, interval = over_drives(results, "a", "b")
+    assert mean == pytest.approx(difference((0, 1, 2, 3)))
+    every = [difference(drives) for drives in itertools.product(range(4), repeat=4)]
+    assert interval == pytest.approx(np.percentile(every, [2.5, 97.5], method="inverted_cdf"), abs=0.5)
+    assert over_drives(results, "a", "c") is None
 
 
 def run(method: str, seed: int, student: float, teacher: float | None) -> dict[str, Any]:

@@ -24,11 +24,12 @@ from pipa.mmseg.run.study_run import run_once
 from pipa.study.definition import read_study
 from pipa.study.progress import time_left
 from pipa.study.results import summary
+from pipa.study.statistics import scores_on_test
 
-ITERATIONS = 16
+ITERATIONS = 8
 SETTINGS = {
     "train_cfg.max_iters": ITERATIONS,
-    "train_cfg.val_interval": 2,
+    "train_cfg.val_interval": 4,
     "param_scheduler.0.end": 4,
     "param_scheduler.1.begin": 4,
     "param_scheduler.1.end": ITERATIONS,
@@ -51,12 +52,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def definition(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIPA_DATA", str(data))
     methods = {"source-only": dict(adapt=False), "PiPa": {}}
-    content = dict(config="toy_pipa", score=dict(evaluations=2), methods=methods, settings=SETTINGS)
+    content = dict(config="toy_pipa", score=dict(evaluations=2), test=True, methods=methods, settings=SETTINGS)
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_numbers(
     definition: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,7 +66,7 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
     expected = []
     for run in study.runs:  # uninterrupted, in this process
         torch.rand(3)
-        result = run_once(asdict(run), tmp_path / "straight" / run.folder)
+        result = run_once(asdict(run), tmp_path / "straight" / run.folder, test=True)
         assert result is not None
         expected.append(summary(run, result, 2))
     out = tmp_path / "out"
@@ -72,7 +74,7 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "pipa", *command], stdout=log, stderr=log)
     folders = [out / "runs" / run.folder for run in study.runs]
-    wait_for(lambda: all(list(folder.glob("iter_[2-9].pth")) for folder in folders), process)
+    wait_for(lambda: all(list(folder.glob("iter_[1-7].pth")) for folder in folders), process)
     process.kill()
     process.wait()
     workers = [int((folder / ".lock").read_text()) for folder in folders]
@@ -85,6 +87,11 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
     found = {run["method"]: run for run in content["runs"]}
     for entry in expected:
         assert without_time(found[entry["method"]]) == without_time(entry)
+        # Test and validation data of the toy pair are one: two doors to one number.
+        for model, key in (("student", "mIoU"), ("teacher", "teacher_mIoU")):
+            assert scores_on_test(content, entry["method"], model)[0] == pytest.approx(
+                entry["curve"].get(key, entry["curve"]["mIoU"])[-1], abs=0.006
+            )
     assert not list(out.rglob("*.pth")), "checkpoints of finished runs stay"
     assert (out / "forest.svg").is_file()
     assert "| PiPa |" in (out / "tables.md").read_text()
@@ -112,6 +119,7 @@ def test_methods_of_one_seed_start_from_one_network(definition: Path, tmp_path: 
     assert all(torch.equal(states[0][name], states[1][name]) for name in names)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_training_is_told(definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     command = ["study", str(definition), "--out", str(tmp_path / "out"), "--data-root", str(tmp_path / "empty")]
@@ -167,6 +175,7 @@ def alive(process: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_stops(definition: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["study", str(definition), "--out", str(out), "--data-root", str(data), "--methods", "source-only"]

@@ -13,7 +13,8 @@
     grid: {pipa.patch_temperature: [0.05, 0.1, 0.2]}      # further methods, one for each combination
 
 A setting is a dotted path into the config, as for ``--cfg-options``; ``pipa.NAME`` is a setting of the iteration,
-wherever the config gives it. ``iterations: N`` shortens or lengthens every training with its schedules and warm-ups.
+wherever the config gives it. ``test: true`` looks at the config's test data at the end of each run, never before.
+``iterations: N`` shortens or lengthens every training with its schedules and warm-ups.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 from pipa.files.plain import SUFFIXES, read_plain
 
 SHIPPED = Path(__file__).resolve().parent / "definitions"
-KEYS = ("title", "config", "data", "seeds", "baseline", "score", "settings", "methods", "grid", "iterations")
+KEYS = ("title", "config", "data", "seeds", "baseline", "score", "settings", "methods", "grid", "iterations", "test")
 METHOD_KEYS = ("config", "adapt", "settings")
 
 
@@ -61,6 +62,7 @@ class Study:
 
     evaluations: the score of a run is the mean of its last so many evaluations.
     methods: all of the whole study, in its order.
+    test: look at the test data at the end of each run.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Study:
     evaluations: int
     methods: tuple[str, ...]
     data: str | None = None
+    test: bool = False
 
     @property
     def seeds(self) -> list[int]:
@@ -134,6 +137,8 @@ def read_study(path: Path) -> Study:
         iterations is None or (natural(iterations) and iterations > 0), f"{path}: iterations", "1 or more", iterations
     )
     check(content.get("data") in (None, "toy"), f"{path}: data", "toy, or nothing", content.get("data"))
+    test = content.get("test", False)
+    check(isinstance(test, bool), f"{path}: test", "true or false", test)
     entries = [(str(name), entry or {}) for name, entry in methods.items()]
     entries += [(named(point), {"settings": point}) for point in combinations(grid, path)]
     made = []
@@ -157,7 +162,7 @@ def read_study(path: Path) -> Study:
     # Seed by seed, so that whole seeds exist early: a comparison is between runs of one seed.
     runs = tuple(replace(run, seed=seed) for seed in seeds for run in made)
     title = str(content.get("title") or path.stem)
-    return Study(path.stem, title, runs, baseline, last, tuple(names), content.get("data"))
+    return Study(path.stem, title, runs, baseline, last, tuple(names), content.get("data"), test)
 
 
 def combinations(grid: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:

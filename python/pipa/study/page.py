@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from pipa.study.results import read_results
-from pipa.study.tables import class_table, difference_table, gain, rule, score_table
+from pipa.study.tables import class_table, difference_table, gain, rule, score_table, table_on_test
 
 MARKER = re.compile(r"<!-- study (\S+) (\w+)(?:: (.*?))? -->(.*?)<!-- /study -->", re.DOTALL)
 
@@ -39,6 +39,7 @@ def fill(text: str, folder: Path) -> str:
             "rule": lambda: rule(results),
             "scores": lambda: score_table(results),
             "differences": lambda: difference_table(results, argument),
+            "test": lambda: table_on_test(results, argument),
             "classes": lambda: class_table(results, argument),
         }
         if kind not in makers:

@@ -1,10 +1,11 @@
 """results.json of a study: what is known of every finished run.
 
     {"study", "title", "baseline", "evaluations", "methods", "runs": [{"method", "seed", "mIoU", "teacher_mIoU",
-     "iou", "teacher_iou", "curve", "log", "settings", "seconds", "versions"}]}
+     "iou", "teacher_iou", "curve", "log", "test", "settings", "seconds", "versions"}]}
 
 All IoU are in per cent and follow the score rule, the mean of the last ``evaluations`` evaluations; ``teacher_*`` is
-null for trainings without a teacher. ``curve`` holds every evaluation, ``log`` the training's scalars.
+null for trainings without a teacher. ``curve`` holds every evaluation, ``log`` the training's scalars,
+``test`` null or the areas of each class on the test data in pixels, ``{"student": {DRIVE: {"intersect", "union"}}}``.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def summary(run: Run, result: Mapping[str, Any], evaluations: int) -> dict[str, 
         "teacher_iou": {name: average(last, f"teacher/IoU.{name}") for name in names} if teacher else None,
         "curve": curve,
         "log": columns(result["log"]),
+        "test": result["test"],
         "settings": run.recorded(),
         "seconds": round(result["seconds"], 1),
         "versions": result["versions"],

@@ -98,7 +98,7 @@ def run_study(
                     while state.pending and len(state.running) < jobs:
                         free = min(set(range(jobs)) - {r.device for r in state.running})
                         run = state.pending.pop(0)
-                        state.running.append(start(run, out, free, devices, environment, keep_checkpoints))
+                        state.running.append(start(run, out, free, devices, environment, keep_checkpoints, study.test))
                     time.sleep(0.2)
                     for one in [r for r in state.running if r.process.poll() is not None]:
                         state.running.remove(one)
@@ -144,7 +144,7 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def start(run: Run, out: Path, slot: int, devices: int, environment: dict[str, str], keep: bool) -> Running:
+def start(run: Run, out: Path, slot: int, devices: int, environment: dict[str, str], keep: bool, test: bool) -> Running:
     """Start or go on with a run in its folder.
 
     Raises:
@@ -152,7 +152,7 @@ def start(run: Run, out: Path, slot: int, devices: int, environment: dict[str, s
     """
     folder = (out / "runs" / run.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"run": asdict(run), "keep_checkpoints": keep}
+    wanted = {"run": asdict(run), "keep_checkpoints": keep, "test": test}
     before = folder / RUN
     if before.is_file() and json.loads(before.read_text())["run"] != wanted["run"]:
         raise ValueError(f"{folder}: holds an unfinished run of other settings; remove it or give another --out")

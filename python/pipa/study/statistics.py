@@ -109,6 +109,57 @@ def class_scores(results: Mapping[str, Any], method: str, model: str) -> dict[in
     }
 
 
+def scores_on_test(results: Mapping[str, Any], method: str, model: str = "student") -> dict[int, float]:
+    """mIoU of each seed of a method on the test data, all drives together."""
+    return {seed: float(miou(areas.sum(1))) for seed, areas in drive_areas(results, method, model)[1].items()}
+
+
+def over_drives(
+    results: Mapping[str, Any], method: str, baseline: str, model: str = "student"
+) -> tuple[float, tuple[float, float] | None] | None:
+    """Mean difference on the test data over the common seeds, and its 95 % interval by resampling the drives.
+
+    None where the two methods share no tested seed; no interval below two drives.
+    """
+    names, ours = drive_areas(results, method, model)
+    others, theirs = drive_areas(results, baseline, model)
+    seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        return None
+    if names != others:
+        raise ValueError(f"{results['study']}: {method} and {baseline} were tested on different drives")
+
+    def difference(drives: np.ndarray) -> float:
+        return float(np.mean([miou(ours[s][:, drives].sum(1)) - miou(theirs[s][:, drives].sum(1)) for s in seeds]))
+
+    every = np.arange(len(names))
+    if len(names) < 2:
+        return difference(every), None
+    found = stats.bootstrap(
+        (every,), difference, n_resamples=1999, vectorized=False, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return difference(every), (float(found.low), float(found.high))
+
+
+def drive_areas(results: Mapping[str, Any], method: str, model: str) -> tuple[list[str], dict[int, np.ndarray]]:
+    """Names of the drives, and by seed the areas (2, drives, classes): intersections and unions in pixels."""
+    names: list[str] = []
+    found = {}
+    for run in results["runs"]:
+        if run["method"] == method and run.get("test"):
+            drives = run["test"].get(model) or run["test"]["student"]
+            names = sorted(drives)
+            found[run["seed"]] = np.array([[drives[n][part] for n in names] for part in ("intersect", "union")], float)
+    return names, found
+
+
+def miou(areas: np.ndarray) -> float:
+    """Mean IoU in per cent of areas (2, classes), over the classes that occur or are predicted."""
+    intersect, union = areas
+    there = union > 0
+    return float(100 * np.mean(intersect[there] / union[there]))
+
+
 def has_teacher(results: Mapping[str, Any], method: str) -> bool:
     return any(run["teacher_mIoU"] is not None for run in results["runs"] if run["method"] == method)
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipa.study.statistics import MODELS, Paired, class_differences, compare, has_teacher, scores, spread
+from pipa.study.statistics import (
+    MODELS,
+    Paired,
+    class_differences,
+    compare,
+    has_teacher,
+    over_drives,
+    scores,
+    scores_on_test,
+    spread,
+)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """All tables of a study as one page."""
     parts = [f"# {results['title']}", rule(results), score_table(results)]
+    if any(run.get("test") for run in results["runs"]):
+        parts += ["## Test data", table_on_test(results)]
     parts += ["## Paired differences", difference_table(results), "## Classes", class_table(results)]
     return "\n\n".join(parts) + "\n"
 
@@ -79,6 +91,23 @@ def class_table(results: Mapping[str, Any], baseline: str | None = None) -> str:
     return f"IoU minus {baseline}'s, teachers (source-only: its one network), in points:\n\n" + table(
         ["", *names], rows
     )
+
+
+def table_on_test(results: Mapping[str, Any], baseline: str | None = None) -> str:
+    """mIoU on the test data, looked at once at the end of each run, and differences with an interval over drives."""
+    baseline = baseline or results["baseline"]
+    rows = []
+    for method in methods(results):
+        for model in MODELS:
+            if model == "teacher" and not has_teacher(results, method):
+                continue
+            values = list(scores_on_test(results, method, model).values())
+            found = None if method == baseline else over_drives(results, method, baseline, model)
+            cells = ["–", "–"] if found is None else [f"{found[0]:+.2f}", interval(found[1])]
+            if values:
+                rows.append([method, model, deviation(values), *cells])
+    heads = ["", "network", "test mIoU", f"minus {baseline}", "95 % bootstrap over drives"]
+    return table(heads, rows)
 
 
 def gain(results: Mapping[str, Any], method: str, baseline: str, model: str) -> str:

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from pipa._core import __version__
+from pipa.mmseg.engine.pipa_hook import PipaHook
 from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, RepeatableHook, read_lines, read_progress
+from pipa.mmseg.evaluation.groups import areas_by_group
 from pipa.mmseg.run.train import check_option, hush, load_config, train
 
 
@@ -72,14 +75,16 @@ def set_iterations(config: Config, iterations: int) -> None:
             place["patch_warmup"] = round(place["patch_warmup"] * scale)
 
 
-def run_once(run: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+def run_once(run: Mapping[str, Any], folder: Path, test: bool = False) -> dict[str, Any] | None:
     """Train from the newest checkpoint in ``folder``, or from the start.
 
     Args:
         run: as for :func:`configure`.
+        test: at the end, and only then, look at ``test_dataloader`` too, with student and teacher.
 
     Returns:
-        Evaluations, log and versions; None where a signal ended the training before its last iteration.
+        Evaluations, log, areas on the test data and versions; None where a signal ended the training before its last
+        iteration.
     """
     config = configure(run, folder)
     runner = train(config, resume=any(folder.glob("iter_*.pth")), threads=1 if not torch.cuda.is_available() else None)
@@ -88,10 +93,20 @@ def run_once(run: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
     return {
         "evaluations": read_lines(folder / EVALUATIONS),
         "log": read_lines(folder / LOG),
+        "test": final_test(runner) if test else None,
         "classes": list(runner.val_dataloader.dataset.metainfo["classes"]),
         "seconds": read_progress(folder)["seconds"],
         "versions": versions(),
     }
+
+
+def final_test(runner: Runner) -> dict[str, Any]:
+    """Areas by drive on the test data, of the student and of the teacher where there is one."""
+    hook = next((hook for hook in runner.hooks if isinstance(hook, PipaHook)), None)
+    models = {"student": runner.model}
+    if hook is not None and hook.pipa is not None:
+        models["teacher"] = hook.pipa.teacher
+    return {name: areas_by_group(model, runner.test_loop) for name, model in models.items()}
 
 
 def versions() -> dict[str, str]:
