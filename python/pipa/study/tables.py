@@ -111,15 +111,18 @@ def table_on_test(results: Mapping[str, Any], baseline: str | None = None) -> st
 
 
 def gain(results: Mapping[str, Any], method: str, baseline: str, model: str) -> str:
-    """A difference as a phrase, `+1.4 points (95 % bootstrap interval +0.6 to +1.9, 3 seeds)`."""
+    """A difference as a phrase, `+1.4 points (95 % t interval +0.2 to +2.6, 3 seeds)`.
+
+    Student's interval: alone in a sentence, the bootstrap's of two or three seeds would promise too much.
+    """
     found = compare(results, method, baseline, model)
     if found is None:
         raise ValueError(f"{results['study']}: {method} and {baseline} share no seed yet")
     count = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
-    if found.bootstrap is None:
+    if found.student_t is None:
         return f"{found.mean:+.1f} points ({count})"
-    low, high = found.bootstrap
-    return f"{found.mean:+.1f} points (95 % bootstrap interval {low:+.1f} to {high:+.1f}, {count})"
+    low, high = found.student_t
+    return f"{found.mean:+.1f} points (95 % t interval {low:+.1f} to {high:+.1f}, {count})"
 
 
 def deviation(values: Sequence[float]) -> str:
