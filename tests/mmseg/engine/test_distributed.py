@@ -193,7 +193,7 @@ def test_every_combination_of_terms_equals_one_process_with_the_joined_batch(com
     for name, case in found.items():
         if name == "without a group":
             continue
-        limits = dict(gradient=1e-11, parameters=1e-9, teacher=1e-9, bank=1e-11)
+        limits = dict(gradient=1e-11, parameters=1e-9, teacher=1e-9, bank=1e-11, prototypes=1e-11, distribution=1e-11)
         far = {part: case[part] for part, limit in limits.items() if not case.get(part, 0) <= limit}
         assert not far, (name, far)
         assert all(abs(value) < 1e-11 for value in case["losses"].values()), (name, case["losses"])
