@@ -87,7 +87,10 @@ def parser() -> argparse.ArgumentParser:
     train = add("train", run_train, "Train from a config.")
     with_config(train)
     train.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/CONFIG)")
-    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the work folder")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the work folder")
+    train.add_argument(
+        "--overwrite", action="store_true", help="remove the checkpoints of an earlier training in the work folder"
+    )
     train.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
     train.add_argument("--threads", type=int, help="CPU threads of PyTorch")
 
@@ -145,7 +148,7 @@ def run_train(a: argparse.Namespace) -> int:
     from pipa.mmseg.run.train import load_config, train
 
     config = load_config(a.config, a.cfg_options, a.work_dir)
-    train(config, resume=a.resume, launcher=a.launcher, threads=a.threads)
+    train(config, resume=a.resume, launcher=a.launcher, threads=a.threads, overwrite=a.overwrite)
     return 0
 
 

@@ -151,7 +151,7 @@ def train_one(method: str, seed: int, work_dir: Path, data: Path, iterations: in
     work_dir.mkdir(parents=True, exist_ok=True)
     (work_dir / "plan.json").write_text(json.dumps({"iterations": config.train_cfg.max_iters}))
     started = time.monotonic()
-    runner = train(config, threads=1)
+    runner = train(config, threads=1, overwrite=True)
     seconds = time.monotonic() - started
     if runner.iter < runner.max_iters:
         # A signal ends a training cleanly; its numbers must not pass for those of a whole one.

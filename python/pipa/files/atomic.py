@@ -101,7 +101,13 @@ def verify(path: str | Path, allowed: Sequence[Any] = ()) -> None:
     if bad is not None:
         raise DamagedFile(path, f"damaged, the checksum of {bad} does not match")
     with torch.serialization.safe_globals(list(allowed)):
-        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        try:
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        except OSError:
+            raise
+        except Exception as error:  # an archive of something else; torch raises anything
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DamagedFile(path, f"no readable torch file ({first})") from None
     if unsafe:
         raise DamagedFile(
             path,
@@ -114,3 +120,17 @@ def remove_parts(folder: str | Path, pattern: str) -> None:
     """Remove what writers that were killed have left: temporary files of files that match a glob pattern."""
     for part in Path(folder).glob(f".{pattern}.*{PART}"):
         part.unlink(missing_ok=True)
+
+
+def refuse_input(out: str | Path, *inputs: str | Path) -> None:
+    """Refuse to write a result over what it is made from, also through a link.
+
+    Raises:
+        ValueError: names both.
+    """
+    for given in inputs:
+        same = Path(out).resolve() == Path(given).resolve()
+        if not same and Path(out).exists() and Path(given).exists():
+            same = os.path.samefile(out, given)
+        if same:
+            raise ValueError(f"{out}: the output would replace its own input {given}; choose another --out")

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipa.files.atomic import save
+from pipa.files.atomic import refuse_input, save
 from pipa.files.torch_file import CheckpointError, load_plain
 from pipa.mmseg.checkpoints.description import KEY
 from pipa.mmseg.checkpoints.keys import convert_state_dict, rename
@@ -87,10 +87,10 @@ def convert_checkpoint(
     checkpoint=...)`` of the backbone). Raises CheckpointError, also if no key fits.
     """
     path = Path(path)
-    result, report = convert_content(load_plain(path), path.name, model, use_teacher)
     if out is not None:
-        if Path(out).resolve() == path.resolve():
-            raise CheckpointError(f"{path.name}: the output would replace the original, choose another --out")
+        refuse_input(out, path)
+    result, report = convert_content(load_plain(path), str(path), model, use_teacher)
+    if out is not None:
         save(result, out)
         report.out = str(out)
     return report
@@ -103,7 +103,7 @@ def convert_content(
     state = content.get("state_dict", content.get("model", content))
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{name}: state_dict is a {type(state).__name__}, expected a dictionary of tensors")
-    report = Report(source=name)
+    report = Report(source=Path(name).name)
     parts = _split(state, model.state_dict() if model is not None else (), report)
     if not parts:
         first = ", ".join(list(state)[:3])

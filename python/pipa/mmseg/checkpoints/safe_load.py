@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from pipa.files.torch_file import CheckpointError, numpy_scalars
+from pipa.files.torch_file import CheckpointError, numpy_scalars, read, refused
 
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
@@ -41,15 +40,8 @@ def only_weights(name: str) -> Iterator[None]:
     before = os.environ.get(_FORCE)
     os.environ[_FORCE] = "1"
     try:
-        with torch.serialization.safe_globals(allowed()):
+        with refused(name), torch.serialization.safe_globals(allowed()):
             yield
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|Unsupported class|Unsupported global:)\s+([\w.]+\.[\w.]+)", str(error))
-        what = f"it asks for {wanted[1]}" if wanted else "it is no pickle of tensors and plain values"
-        raise CheckpointError(f"{name}: refused, {what}; only tensors and plain values are read") from None
-    except (RuntimeError, EOFError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{name}: not a readable torch checkpoint ({first})") from None
     finally:
         if before is None:
             del os.environ[_FORCE]
@@ -57,13 +49,14 @@ def only_weights(name: str) -> Iterator[None]:
             os.environ[_FORCE] = before
 
 
-def load(filename: str | Path, map_location: Any = None) -> Any:
-    """Read a local checkpoint."""
-    path = Path(filename).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
-    with only_weights(str(path)):
-        return torch.load(path, map_location=map_location, weights_only=True)
+def load(filename: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a local checkpoint whole, see :func:`pipa.files.torch_file.read`; onto the host unless told otherwise."""
+    with only_weights(str(filename)):
+        content = read(filename, allowed(), map_location or "cpu")
+    for key in ("state_dict", "meta", "pipa", "teacher"):
+        if content.get(key) is not None and not isinstance(content[key], dict):
+            raise CheckpointError(f"{filename}: expected a dictionary under {key}, got {type(content[key]).__name__}")
+    return content
 
 
 def _refusing(loader: Callable[..., Any]) -> Callable[..., Any]:

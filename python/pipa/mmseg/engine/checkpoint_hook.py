@@ -3,14 +3,14 @@
     default_hooks = dict(checkpoint=dict(type="SafeCheckpointHook", by_epoch=False, interval=2000, max_keep_ckpts=2))
 
 A checkpoint is written beside its place, synced, read back against its checksums, then renamed; only then are
-``last_checkpoint`` and the number of kept checkpoints brought up to date. ``resume=True`` takes the newest checkpoint
-that verifies. SIGTERM and SIGINT save after the running iteration and end the training.
+``last_checkpoint`` and the number of kept checkpoints brought up to date. ``resume=True`` takes the one that
+``last_checkpoint`` names, or the newest whole one before it. SIGTERM and SIGINT save after the running iteration and
+end the training.
 """
 
 from __future__ import annotations
 
 import errno
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,19 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop
 
 from pipa.files.atomic import DamagedFile, remove_parts, verify, write
-from pipa.files.torch_file import CheckpointError
+from pipa.files.torch_file import CheckpointError, plain
 from pipa.mmseg.checkpoints.description import describe_in
+from pipa.mmseg.checkpoints.resume import RECORD, check_fit, compare, follow_config, own_settings, record
 from pipa.mmseg.checkpoints.safe_load import allowed
 from pipa.mmseg.engine.stop_signals import StopSignals, isolate
+from pipa.mmseg.engine.work_folder import POINTER, FolderLock, checkpoints, claim, to_resume
 
-POINTER = "last_checkpoint"
 BACKEND = "pipa_safe"
 
 
@@ -41,7 +43,7 @@ class SafeBackend(LocalBackend):
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, lambda file: file.write(obj), lambda part: verify(part, allowed()))
+        write(path, lambda file: file.write(obj), verify)
 
     def remove(self, filepath: str | Path) -> None:
         self.outdated.append(Path(filepath))
@@ -57,42 +59,80 @@ class SafeBackend(LocalBackend):
 register_backend(BACKEND, SafeBackend, force=True)
 
 
+def _bare(model: Any) -> Any:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _heads(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Weights of the projection heads, which PipaHook keeps apart from the network's."""
+    own = checkpoint.get("pipa")
+    heads = own.get("heads") if isinstance(own, dict) else None
+    return {f"pipa_heads.{key}": value for key, value in (heads or {}).items()}
+
+
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook for local folders, with nothing left to chance.
 
     Args:
         handle_signals: save and stop on SIGTERM and SIGINT; a second signal ends the process at once.
+        overwrite: a start from nothing removes the checkpoints that an earlier training left in the folder; without it
+            such a folder is refused.
         everything else: as mmengine's CheckpointHook; ``by_epoch`` is False by default.
 
     Raises:
         CheckpointError: a checkpoint could not be saved (disk full, no permission), or none of the saved ones is whole.
     """
 
-    def __init__(self, *args: Any, by_epoch: bool = False, handle_signals: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        by_epoch: bool = False,
+        handle_signals: bool = True,
+        overwrite: bool = False,
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("backend_args", {"backend": BACKEND})
         super().__init__(*args, by_epoch=by_epoch, **kwargs)
         self.signals = StopSignals() if handle_signals else None
+        self.overwrite = overwrite
         self._saved_step: int | None = None
+        self._lock: FolderLock | None = None
+        self._settings: list[dict[str, Any]] | None = None
 
     # -- resuming ----------------------------------------------------------------------------------------------------
 
     def before_run(self, runner: Runner) -> None:
-        if not runner._resume or not isinstance(runner._train_loop, BaseLoop):
+        if not isinstance(runner._train_loop, BaseLoop):
             return
         answer: list[Any] = [None, None]
         if is_main_process():
             try:
-                answer[0] = self._checkpoint_to_resume(runner)
+                answer[0] = self._begin(runner)
             except CheckpointError as error:
                 answer[1] = str(error)
         broadcast_object_list(answer)
         if answer[1] is not None:
             raise CheckpointError(answer[1])
+        if not runner._resume:
+            return
         runner._load_from = answer[0]
         if answer[0] is None:
             runner._resume = False
             runner.logger.warning(f"resume: no checkpoint in {self._folder(runner)}, starting from iteration 0")
+
+    def _begin(self, runner: Runner) -> str | None:
+        """Take the folder; the checkpoint to resume."""
+        folder = self._folder(runner)
+        try:
+            self._lock = FolderLock(folder)
+            self._lock.take()
+        except OSError as error:
+            raise CheckpointError(f"{folder}: checkpoints cannot be saved here ({error.strerror})") from None
+        if runner._resume:
+            return self._checkpoint_to_resume(runner)
+        claim(folder, self.filename_tmpl, self.overwrite)
+        return None
 
     def _folder(self, runner: Runner) -> Path:
         # mmengine puts checkpoints in work_dir, or in out_dir/NAME_OF_WORK_DIR.
@@ -110,7 +150,10 @@ class SafeCheckpointHook(CheckpointHook):
                     raise CheckpointError(f"resume: {error}; resume=True without load_from finds a whole one") from None
             return given
         damaged = []
-        for path in self._newest_first(self._folder(runner)):
+        paths, remark = to_resume(self._folder(runner), self.filename_tmpl)
+        if remark:
+            runner.logger.warning(f"resume: {remark}")
+        for path in paths:
             try:
                 verify(path, allowed())
             except (DamagedFile, OSError) as error:
@@ -118,16 +161,25 @@ class SafeCheckpointHook(CheckpointHook):
                 runner.logger.warning(f"resume: passed over {error}")
                 continue
             return str(path)
-        if damaged:
-            raise CheckpointError("resume: no checkpoint is whole: " + "; ".join(damaged))
+        if damaged or remark:
+            raise CheckpointError(f"resume: no checkpoint is whole: {'; '.join(damaged) or remark}")
         return None
 
-    def _newest_first(self, folder: Path) -> list[Path]:
-        pattern = re.compile(re.escape(self.filename_tmpl).replace(r"\{\}", r"(\d+)"))
-        found = [(int(m[1]), path) for path in folder.glob("*") if (m := pattern.fullmatch(path.name))]
-        return [path for _, path in sorted(found, reverse=True)]
-
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        name = str(runner._load_from)
+        state = checkpoint.get("state_dict", checkpoint)
+        if not isinstance(state, dict):
+            raise CheckpointError(
+                f"{name}: expected a dictionary of weights under state_dict, got {type(state).__name__}"
+            )
+        training = isinstance(runner._train_loop, BaseLoop)
+        if training and runner._resume:
+            changed = compare(runner, checkpoint, name)
+            self._settings = own_settings(runner.optim_wrapper) if changed else None
+        if isinstance(checkpoint.get("meta"), dict):
+            checkpoint["meta"].pop("config", None)  # mmengine would run it as a program
+        if training:
+            check_fit(_bare(runner.model), {**state, **_heads(checkpoint)}, name, runner.logger, runner._resume)
         hub = checkpoint.get("message_hub")
         if hub is not None:
             hub["log_scalars"] = {
@@ -139,6 +191,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        if self._settings is not None:
+            follow_config(runner, self._settings)
+            self._settings = None
         if not isinstance(self.file_backend, SafeBackend):
             raise ValueError(f"SafeCheckpointHook: {self.out_dir}: only local folders can be written safely")
         if is_main_process():
@@ -167,6 +222,10 @@ class SafeCheckpointHook(CheckpointHook):
             name: [part.tolist() for part in value.data] if isinstance(value, HistoryBuffer) else value
             for name, value in hub["log_scalars"].items()
         }
+        checkpoint["meta"][RECORD] = record(runner.cfg.to_dict())
+        for key in ("message_hub", "meta", "param_schedulers"):
+            if key in checkpoint:
+                checkpoint[key] = plain(checkpoint[key])
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         for hook in runner.hooks:  # states that differ between processes come to the one that saves
@@ -206,7 +265,7 @@ class SafeCheckpointHook(CheckpointHook):
         except (OSError, DamagedFile) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else error.reason
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            others = [p for p in self._newest_first(path.parent) if p != path]
+            others = [p for p in checkpoints(path.parent, self.filename_tmpl) if p != path]
             good = f"the last good checkpoint is {others[0]}" if others else "there is no earlier checkpoint"
             hint = "free some space and resume" if full else "correct this and resume"
             raise CheckpointError(f"{path}: could not be saved ({reason}); {good}; {hint}") from error
@@ -249,5 +308,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_train(self, runner: Runner) -> None:
         super().after_train(runner)
+        if self._lock is not None:
+            self._lock.release()
         if self.signals is not None:
             self.signals.ignore()

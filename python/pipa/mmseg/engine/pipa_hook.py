@@ -24,9 +24,11 @@ from mmengine.runner.loops import BaseLoop, _InfiniteDataloaderIterator
 from torch import Tensor, nn
 
 from pipa._core import NonFiniteError
+from pipa.files.torch_file import host
 from pipa.gradient_exchange import average
 from pipa.group import Group, PeerNonFiniteError
 from pipa.mmseg.checkpoints.description import describe_in
+from pipa.mmseg.checkpoints.resume import need_state
 from pipa.mmseg.engine.launcher import TIMEOUT
 from pipa.mmseg.engine.network_options import Tuning
 from pipa.mmseg.engine.nonfinite_guard import NonFiniteGuard
@@ -144,6 +146,7 @@ class PipaHook(Hook):
         self._keep_imagenet(core_model(runner))
         saved = checkpoint.get("pipa")
         if runner._resume:
+            need_state(checkpoint, str(runner._load_from))
             if saved is None:
                 raise ValueError("resume: the checkpoint holds no 'pipa' part; it was not saved by a PiPa training")
             self._saved = saved
@@ -325,12 +328,12 @@ class PipaHook(Hook):
         describe_in(checkpoint, runner)
         state = checkpoint["state_dict"]
         heads = {key: state.pop(key) for key in list(state) if key.startswith(f"{HEADS}.")}
-        own = self.pipa.get_extra_state()
+        own = host(self.pipa.get_extra_state())
         checkpoint["pipa"] = {
-            "teacher": cpu(self.pipa.teacher.state_dict()),
-            "heads": cpu({key[len(HEADS) + 1 :]: value for key, value in heads.items()}),
-            "initial": None if self.pipa.initial is None else cpu(self.pipa.initial.state_dict()),
-            "imagenet": None if self._imagenet is None else cpu(self._imagenet.state_dict()),
+            "teacher": host(self.pipa.teacher.state_dict()),
+            "heads": host({key[len(HEADS) + 1 :]: value for key, value in heads.items()}),
+            "initial": None if self.pipa.initial is None else host(self.pipa.initial.state_dict()),
+            "imagenet": None if self._imagenet is None else host(self._imagenet.state_dict()),
             "step": own,
             "banks": self._banks,
             "skipped": self.guard.skipped,
@@ -369,8 +372,3 @@ class PipaHook(Hook):
                 state[name] = [tensor.to(device) for tensor in state[name]]
         self.pipa.set_extra_state(state)
         self.guard.skipped = saved.get("skipped", 0)
-
-
-def cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict on the host, for a checkpoint that loads anywhere."""
-    return {key: value.detach().cpu() for key, value in state.items()}

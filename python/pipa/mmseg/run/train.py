@@ -109,14 +109,31 @@ def check_keys(config: Config, path: Path) -> None:
             raise ValueError(f"{path}: unknown setting {key!r}; did you mean {near[0]!r}?")
 
 
-def train(config: Config, resume: bool = False, launcher: str = "none", threads: int | None = None) -> Runner:
-    """Train with mmengine's Runner: progress bar, all losses in the log, TensorBoard scalars where it is installed."""
+def train(
+    config: Config,
+    resume: bool = False,
+    launcher: str = "none",
+    threads: int | None = None,
+    overwrite: bool = False,
+) -> Runner:
+    """Train with mmengine's Runner: progress bar, all losses in the log, TensorBoard scalars where it is installed.
+
+    Args:
+        resume: go on from ``load_from`` where the config has one, else from what ``last_checkpoint`` names.
+        overwrite: remove the checkpoints of an earlier training in the work folder; without it they are an error.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume goes on with the folder's training and --overwrite removes it: choose one")
     if threads is not None:
         torch.set_num_threads(threads)
     init_launcher(config, launcher)
     if resume:
         config.resume = True
-        config.load_from = None
+    if overwrite:
+        hook = (config.get("default_hooks") or {}).get("checkpoint") or {}
+        if hook.get("type") != "SafeCheckpointHook":
+            raise ValueError("--overwrite needs default_hooks.checkpoint of type SafeCheckpointHook")
+        hook["overwrite"] = True
     config.custom_hooks = [*(config.get("custom_hooks") or []), {"type": ProgressHook.__name__}]
     add_tensorboard(config)
     runner = Runner.from_cfg(config)
