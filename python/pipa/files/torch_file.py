@@ -58,7 +58,7 @@ def read(path: str | Path, allowed: Sequence[Any] = (), map_location: Any = "cpu
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise CheckpointError(f"{path}: truncated or damaged ({error})") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a dictionary of weights, found a {type(content).__name__}")
+        raise CheckpointError(f"{path}: expected a dictionary, got {type(content).__name__}")
     return content
 
 
