@@ -149,7 +149,7 @@ impl Networks for Tiny {
     }
     fn initial(&mut self, image: &Tensor) -> Result<Tensor> {
         self.calls.push("initial");
-        Ok(no_grad(|| self.imagenet.logits(image)))
+        Ok(no_grad(|| self.imagenet.classifier.forward(&self.imagenet.features(image)[1])))
     }
     fn imagenet(&mut self, image: &Tensor) -> Result<Vec<Tensor>> {
         self.calls.push("imagenet");
