@@ -12,7 +12,7 @@ ORDER = [
     "_abi",
     "environment · settings · files · group · configs",
     "functional · networks · toy",
-    "losses · projection · gradient_exchange · step_checks",
+    "losses · projection · gradient_exchange · step_checks · first_prototypes",
     "step · viz",
     "inference",
     "mmseg.datasets · mmseg.evaluation",
