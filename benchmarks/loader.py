@@ -27,8 +27,8 @@ from mmseg.utils import register_all_modules
 from PIL import Image
 
 from pipa import _core, toy
+from pipa.mmseg.datasets.draw import Draw, seeded
 from pipa.mmseg.datasets.rare_class_sampling import RareClassSampling, split_pipeline
-from pipa.mmseg.datasets.samplers import Draw, seeded
 
 SIZES = {"GTA5": (1052, 1914), "Cityscapes": (1024, 2048)}
 # Deviation of the blur that gives files of the right size.

@@ -24,8 +24,8 @@ import pipa.mmseg
 from pipa import environment
 from pipa.commands import doctor
 from pipa.files.images import DataError, read_image, read_label
+from pipa.mmseg.datasets.draw import Draw
 from pipa.mmseg.datasets.folder import load_classes
-from pipa.mmseg.datasets.samplers import Draw
 
 register_all_modules(init_default_scope=True)
 CROP = (20, 24)

@@ -25,8 +25,9 @@ from pipa.files import images
 from pipa.files.images import DataError
 from pipa.mmseg.datasets import native_pipeline
 from pipa.mmseg.datasets.domains import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, inside
+from pipa.mmseg.datasets.draw import Draw
 from pipa.mmseg.datasets.folder import load_classes
-from pipa.mmseg.datasets.samplers import Draw, DrawSampler
+from pipa.mmseg.datasets.samplers import DrawSampler
 from pipa.mmseg.datasets.transforms import SyncCrop
 from pipa.mmseg.evaluation.metrics import DomainIoUMetric
 

@@ -27,8 +27,8 @@ import pipa.mmseg
 from pipa.configs import list_configs, path_of
 from pipa.files.images import DataError
 from pipa.mmseg.datasets.check import innermost
+from pipa.mmseg.datasets.draw import Draw
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
-from pipa.mmseg.datasets.samplers import Draw
 
 register_all_modules(init_default_scope=True)
 SIZE = (45, 67)

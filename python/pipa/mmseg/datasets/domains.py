@@ -2,7 +2,7 @@
 
 They differ from mmseg's own in four ways. Every image is checked to have its label before training starts.
 `unlabelled=True` makes a target data set that never opens a label (its label files need not exist). They take draws
-(see draws.py), so that a training resumes exactly. A bad file stops the training with an error that names it, or with
+(see draw.py), so that a training resumes exactly. A bad file stops the training with an error that names it, or with
 `on_bad_file="skip"` is logged and replaced by another image of the same draw.
 
 All of them expect train ids ("labelTrainIds"), which `pipa convert` writes.
@@ -22,9 +22,9 @@ from mmseg.registry import DATASETS
 
 from pipa.files.images import DataError
 from pipa.files.listing import find_files
+from pipa.mmseg.datasets.draw import REPLACEMENT, Draw, seeded
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
 from pipa.mmseg.datasets.prefetch import SampledAhead
-from pipa.mmseg.datasets.samplers import REPLACEMENT, Draw, seeded
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader
 
 CITYSCAPES = CityscapesDataset.METAINFO
@@ -65,8 +65,8 @@ class DomainDataset(SampledAhead, BaseSegDataset):
         data_root: folder that holds the data set.
         unlabelled: never look for or open labels.
         on_bad_file: "stop", or "skip" to log the file and take another one.
-        fuse: run the start of the pipeline natively where it has the usual form (see fused.py); the samples are the
-            same.
+        fuse: run the start of the pipeline natively where it has the usual form (see native_pipeline.py); the samples
+            are the same.
         everything else: as mmseg's BaseSegDataset.
     """
 

@@ -22,7 +22,7 @@ from pipa._core import load_crop
 from pipa.files import images
 from pipa.files.images import DataError
 from pipa.files.labels import apply_map
-from pipa.mmseg.datasets.samplers import Draw, seeded
+from pipa.mmseg.datasets.draw import Draw, seeded
 from pipa.mmseg.datasets.transforms import (
     VALID,
     LoadImage,

@@ -4,8 +4,8 @@
 
 `DrawSampler` knows its next draws; it has threads make their samples and hands the draws out one by one; the data set
 then finds the sample ready, or waits for it. Nothing is pickled, no shared memory is used and no process is forked. It
-needs a pipeline that runs natively (see fused.py): that code leaves the interpreter lock and the global generators
-alone.
+needs a pipeline that runs natively (see native_pipeline.py): that code leaves the interpreter lock and the global
+generators alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pipa.mmseg.datasets.samplers import Draw
+from pipa.mmseg.datasets.draw import Draw
 
 # Samples that nobody fetched, beyond those that are meant to be ahead: a batch is drawn before it is fetched.
 _SPARE = 1024

@@ -21,8 +21,8 @@ from mmseg.registry import DATASETS
 from pipa.files.images import DataError
 from pipa.files.labels import LabelReading
 from pipa.files.statistics import STATS_FILE, read_statistics
+from pipa.mmseg.datasets.draw import RARE_CLASS, Draw, seeded
 from pipa.mmseg.datasets.prefetch import SampledAhead
-from pipa.mmseg.datasets.samplers import RARE_CLASS, Draw, seeded
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader, run
 
 

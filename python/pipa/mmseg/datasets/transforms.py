@@ -155,7 +155,7 @@ class SyncCrop(BaseTransform):
 
     def box(self, height: int, width: int) -> tuple[int, int]:
         """Top left corner of a random crop."""
-        top = np.random.randint(0, height - self.crop_size[0] + 1)  # noqa: NPY002  (seeded per draw, see draws.py)
+        top = np.random.randint(0, height - self.crop_size[0] + 1)  # noqa: NPY002  (seeded per draw, see draw.py)
         left = np.random.randint(0, width - self.crop_size[1] + 1)  # noqa: NPY002
         return top, left
 
