@@ -21,6 +21,7 @@ from pipa.functional.augmentation import (
     mask_grid,
     strong_augment,
 )
+from pipa.functional.label_free import label_free_scores
 from pipa.functional.mixing import class_mask, class_mix, draw_class_mask, draw_classes, pseudo_label
 from pipa.functional.prototypes import (
     distribution_contrast,
@@ -66,6 +67,7 @@ __all__: list[str] = [
     "feature_distance",
     "gaussian_blur",
     "iou_from_confusion",
+    "label_free_scores",
     "mask_grid",
     "patch_contrast",
     "patch_contrast_gated",
