@@ -1,4 +1,6 @@
-"""Body of the processes that are compared with one process: `torchrun joined.py results.json [name ...]`.
+"""Body of the processes that are compared with one process: `torchrun joined.py BACKEND results.json [name ...]`.
+
+BACKEND is gloo (on the CPU) or nccl (each process on the GPU of its number).
 
 Each process takes its slice of a batch, in float64 and without batch statistics; one of them also runs the joined batch
 alone, and notes by how much gradients, and parameters after the optimiser's steps, differ.
@@ -101,13 +103,18 @@ def cases() -> Iterator[dict[str, Any]]:
     yield dict(name="without a group", kind="daformer", settings={**EVERYTHING, **SHARED}, group=False)
 
 
+def device() -> torch.device:
+    """Where this process computes."""
+    return torch.device("cpu" if sys.argv[1] == "gloo" else f"cuda:{dist.get_rank()}")
+
+
 def network(kind: str, seed: int) -> nn.Module:
     """A segmentor whose images do not meet inside the network: no batch statistics, no noise."""
     torch.manual_seed(seed)
     cfg = tiny.model(kind)
     cfg["backbone"]["drop_path_rate"] = 0.0
     cfg["decode_head"].update(norm_cfg=dict(type="GN", num_groups=2), dropout_ratio=0.0)
-    model = MODELS.build(Config(dict(m=cfg)).m).double().train()
+    model = MODELS.build(Config(dict(m=cfg)).m).double().train().to(device())
     if kind == "hrda":
         model.hr_slide_overlapping = False  # fewer windows of the teacher
         model.rng = TorchDraws(torch.Generator().manual_seed(3))
@@ -128,7 +135,8 @@ def batch(images: int, iteration: int, label: str) -> tuple[Tensor, Tensor, Tens
         ids[:] = 255
     if label == "other":  # no cell of a thing class
         ids[images // WORLD :] = 0
-    return source, ids.repeat_interleave(16, 1).repeat_interleave(16, 2), target
+    source, label, target = (t.to(device()) for t in (source, ids.repeat_interleave(16, 1), target))
+    return source, label.repeat_interleave(16, 2), target
 
 
 class Trainee:
@@ -145,7 +153,7 @@ class Trainee:
             group=group,
             seed=7,
             **{**COMMON, **OFF, **case["settings"]},
-        ).double()
+        ).double()  # on the device of its student
         for module in self.step.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
@@ -234,18 +242,20 @@ def failures(rank: int) -> dict[str, list[str]]:
 def main() -> None:
     torch.set_num_threads(1)
     register_all_modules(init_default_scope=True)
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group(sys.argv[1], timeout=datetime.timedelta(seconds=60))
     rank = dist.get_rank()
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
     found = {}
     for number, case in enumerate(cases()):
-        if len(sys.argv) == 2 or any(name in case["name"] for name in sys.argv[2:]):
+        if len(sys.argv) == 3 or any(name in case["name"] for name in sys.argv[3:]):
             found[case["name"]] = compare(case, rank, reference=number % WORLD == rank)
     failed = failures(rank)
     everyone: list[Any] = [None] * WORLD
     dist.all_gather_object(everyone, found)
     if rank == 0:
         merged = {name: next(f[name] for f in everyone if f[name] is not None) for name in found}
-        Path(sys.argv[1]).write_text(json.dumps(dict(cases=merged, failures=failed)))
+        Path(sys.argv[2]).write_text(json.dumps(dict(cases=merged, failures=failed)))
     dist.destroy_process_group()
 
 
