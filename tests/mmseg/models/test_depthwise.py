@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
 pytest.importorskip("mmseg")
 
+from mmseg.models.decode_heads.sep_aspp_head import DepthwiseSeparableASPPModule
 from torch import nn
 
 from pipa import _core
 from pipa.mmseg.models.decode_heads.fusion import build_fusion
-from pipa.mmseg.models.dilated_depthwise import DepthwiseConv2d, use_kernel
+from pipa.mmseg.models.dilated_depthwise import DepthwiseConv2d
 
 
 def pair(channels: int, dilation: int, bias: bool = False) -> tuple[DepthwiseConv2d, nn.Conv2d]:
     ours = DepthwiseConv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=bias)
-    plain = copy.deepcopy(ours)
-    plain.__class__ = nn.Conv2d  # type: ignore[assignment]
+    plain = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=bias)
+    plain.load_state_dict(ours.state_dict())
     return ours, plain
 
 
@@ -79,10 +78,17 @@ def test_errors_name_the_argument(arguments: tuple, message: str) -> None:
         _core.depthwise(*arguments)
 
 
-def test_the_fusion_takes_it_where_there_are_holes() -> None:
-    fusion = build_fusion(8, 4, "sepaspp", {"type": "BN"}, False)
-    kinds = [m for m in fusion.modules() if isinstance(m, DepthwiseConv2d)]
+def test_the_fusion_is_the_one_of_mmsegmentation() -> None:
+    """Same names, random weights and results, and the kernel in the dilated branches."""
+    settings = dict(dilations=(1, 6, 12, 18), in_channels=8, channels=4, act_cfg=dict(type="ReLU"), conv_cfg=None)
+    torch.manual_seed(3)
+    theirs = DepthwiseSeparableASPPModule(norm_cfg=dict(type="BN"), **settings)
+    torch.manual_seed(3)
+    ours = build_fusion(8, 4, "sepaspp", {"type": "BN"}, False).aspp_modules
+    kinds = [m for m in ours.modules() if isinstance(m, DepthwiseConv2d)]
     assert [m.dilation[0] for m in kinds] == [6, 12, 18]
-    ordinary = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 3, padding=2, dilation=2))
-    use_kernel(ordinary)
-    assert not [m for m in ordinary if isinstance(m, DepthwiseConv2d)]
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in ours.state_dict().items())
+    x = torch.randn(2, 8, 20, 20)
+    for a, b in zip(ours(x), theirs(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Depthwise 3x3 convolution with holes, on the CPU by a kernel of ours.
+"""Dilated depthwise 3x3 convolution, on the CPU by a kernel of ours.
 
 Shape suffixes: B batch, D channels, H W size.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -61,8 +62,25 @@ class DepthwiseConv2d(nn.Conv2d):
         return geometry and plain and small and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
-def use_kernel(module: nn.Module) -> None:
-    """Let the depthwise convolutions with holes inside ``module`` take the kernel; weights and names stay."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 and layer.dilation != (1, 1):
-            layer.__class__ = DepthwiseConv2d
+class DilatedSeparableConv(nn.Module):
+    """mmcv's depthwise separable convolution with a dilated 3x3, which keeps the size; names of the parts as there.
+
+    ``(B, in_channels, H, W) -> (B, channels, H, W)``
+    """
+
+    def __init__(self, in_channels: int, channels: int, dilation: int, **conv: Any) -> None:
+        super().__init__()
+        self.depthwise_conv = ConvModule(
+            in_channels,
+            in_channels,
+            3,
+            padding=dilation,
+            dilation=dilation,
+            groups=in_channels,
+            conv_cfg={"type": DepthwiseConv2d},
+            **conv,
+        )
+        self.pointwise_conv = ConvModule(in_channels, channels, 1, **conv)
+
+    def forward(self, x_bdhw: Tensor) -> Tensor:
+        return self.pointwise_conv(self.depthwise_conv(x_bdhw))

@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
 from mmseg.models.decode_heads.aspp_head import ASPPModule
 from mmseg.models.decode_heads.isa_head import SelfAttentionBlock
-from mmseg.models.decode_heads.sep_aspp_head import DepthwiseSeparableASPPModule
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
-from pipa.mmseg.models.dilated_depthwise import use_kernel
+from pipa.mmseg.models.dilated_depthwise import DilatedSeparableConv
 
 Config = dict[str, Any]
 RELU: Config = {"type": "ReLU"}
@@ -36,6 +35,18 @@ class LinearEmbedding(nn.Module):
     def forward(self, x_bdhw: Tensor) -> Tensor:
         # A linear layer, and not a 1x1 convolution, because released checkpoints hold a 2-d weight.
         return F.conv2d(x_bdhw, self.proj.weight[:, :, None, None], self.proj.bias)
+
+
+class SeparableASPPModule(ASPPModule):
+    """mmsegmentation's branches with depthwise separable convolutions where they are dilated."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for place, dilation in enumerate(self.dilations):
+            if dilation > 1:
+                self[place] = DilatedSeparableConv(
+                    self.in_channels, self.channels, dilation, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg
+                )
 
 
 class ASPP(nn.Module):
@@ -65,7 +76,7 @@ class ASPP(nn.Module):
             raise ValueError(f"aspp: dilations must be positive and at least one, got {tuple(dilations)}")
         self.align_corners = align_corners
         conv = {"norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        branches = DepthwiseSeparableASPPModule if sep else ASPPModule
+        branches = SeparableASPPModule if sep else ASPPModule
         count = len(dilations)
         self.image_pool: nn.Module | None = None
         if pool:
@@ -78,7 +89,6 @@ class ASPP(nn.Module):
         self.aspp_modules = branches(
             dilations=tuple(dilations), in_channels=in_channels, channels=channels, conv_cfg=None, **conv
         )
-        use_kernel(self.aspp_modules)
         self.bottleneck = ConvModule(count * channels, channels, 3, padding=1, **conv)
 
     def forward(self, x_bdhw: Tensor) -> Tensor:
