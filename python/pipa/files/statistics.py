@@ -137,6 +137,8 @@ def read_statistics(folder: Path, reading: LabelReading, labels: Sequence[str], 
         text = path.read_text(encoding="utf-8")
         entries = json.loads(text)
         files = [entry["file"] for entry in entries]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; expected the class statistics of `pipa stats` there") from None
     except OSError as error:
         raise DataError(f"{path}: cannot read the class statistics ({error.strerror}); {renew}") from None
     except (ValueError, TypeError, KeyError) as error:

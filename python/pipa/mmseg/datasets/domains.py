@@ -25,6 +25,7 @@ from pipa.files.listing import find_files
 from pipa.mmseg.datasets.draw import REPLACEMENT, Draw, seeded
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
 from pipa.mmseg.datasets.prefetch import SampledAhead
+from pipa.mmseg.datasets.target_pipeline import TargetPipeline
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader
 
 CITYSCAPES = CityscapesDataset.METAINFO
@@ -89,6 +90,8 @@ class DomainDataset(SampledAhead, BaseSegDataset):
         self._fused: tuple[list, Fused | None] | None = None
         super().__init__(data_root=str(data_root), **kwargs)
         self._check_label_loader()
+        if unlabelled:
+            self.pipeline = TargetPipeline(self.pipeline)
 
     def _check_label_loader(self) -> None:
         """Whoever loads the label must know what this data set says about it."""

@@ -36,6 +36,18 @@ class Draw(int):
         """The same draw, applied to another image."""
         return Draw(index, self.seed, self.stream, self.number)
 
+    # A wrapper of data sets shifts or wraps the index (ConcatDataset, RepeatDataset): it stays the same draw.
+    def __add__(self, other: int) -> Draw:
+        return self.at(int(self) + other)
+
+    def __sub__(self, other: int) -> Draw:
+        return self.at(int(self) - other)
+
+    def __mod__(self, other: int) -> Draw:
+        return self.at(int(self) % other)
+
+    __radd__ = __add__
+
     def entropy(self, tag: int, attempt: int = 0) -> np.random.SeedSequence:
         return np.random.SeedSequence((self.seed, self.stream, self.number, tag, attempt))
 

@@ -23,6 +23,7 @@ from pipa.files import images
 from pipa.files.images import DataError
 from pipa.files.labels import apply_map
 from pipa.mmseg.datasets.draw import Draw, seeded
+from pipa.mmseg.datasets.target_pipeline import run_target
 from pipa.mmseg.datasets.transforms import (
     VALID,
     LoadImage,
@@ -64,6 +65,8 @@ def fuse(transforms: Sequence[Any]) -> Fused | None:
     plan.update(crop=crop.crop_size, cat_max_ratio=crop.cat_max_ratio, ignore=crop.ignore_index)
     if crop.pad:
         plan["fill"] = np.broadcast_to(np.asarray(crop.pad_val, dtype=np.uint8), 3).tolist()
+        if label is None:  # a target: the mask leaves out what is filled
+            plan["margins"] = plan["margins"] or [0, 0, 0, 0]
     if flip is not None:
         if flip.direction != "horizontal" or not isinstance(flip.prob, float) or flip.swap_seg_labels is not None:
             return None
@@ -123,8 +126,11 @@ class Fused:
         if self.loud:  # the rest goes on drawing where the start has stopped
             with seeded(draw, attempt):
                 np.random.randint(0, 2**32, size=words, dtype=np.uint32)  # noqa: NPY002
-                return run(self.rest, results)
-        return run(self.rest, results)
+                return self._finish(results)
+        return self._finish(results)
+
+    def _finish(self, results: dict) -> dict:
+        return run_target(self.rest, results) if self.label is None else run(self.rest, results)
 
     def _start(self, info: dict, seed: list[int], wanted: tuple[int, float, int] | None) -> tuple[dict, int]:
         name, table = info["img_path"], self._ids(info)

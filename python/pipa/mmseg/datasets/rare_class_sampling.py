@@ -22,6 +22,7 @@ from pipa.files.images import DataError
 from pipa.files.labels import LabelReading
 from pipa.files.statistics import STATS_FILE, read_statistics
 from pipa.mmseg.datasets.draw import RARE_CLASS, Draw, seeded
+from pipa.mmseg.datasets.parts import locate, parts
 from pipa.mmseg.datasets.prefetch import SampledAhead
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader, run
 
@@ -85,6 +86,24 @@ def split_pipeline(transforms: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return list(transforms), []
 
 
+def _statistics(dataset: Any, folder: str | Path | None) -> list[dict[str, Any]]:
+    """Statistics of the files of one data set, each with its `index` in it."""
+    labels = [dataset.get_data_info(i).get("seg_map_path") for i in range(len(dataset))]
+    if any(label is None for label in labels):
+        raise DataError("RareClassSampling: needs a labelled data set (the source), found an unlabelled one")
+    root = Path(folder) if folder is not None else Path(getattr(dataset, "data_root", None) or ".")
+    if (root / STATS_FILE).is_file() or folder is not None:
+        info = dataset.get_data_info(0)
+        loader = label_loader(dataset.pipeline.transforms)
+        given = (loader.num_classes, loader.ignore_index) if isinstance(loader, LoadLabel) else (None, None)
+        command = getattr(dataset, "stats_command", None)
+        renew = f"run `{command()}`" if command is not None else "run `pipa stats` again"
+        entries = read_statistics(root, LabelReading.of(info, *given), labels, renew)
+        return [_chosen(entry, info.get("label_map")) for entry in entries]
+    print_log(f"no {STATS_FILE} in {root}: counting the pixels of {len(labels)} labels", logger="current")
+    return [{**entry, "index": i} for i, entry in enumerate(count_classes(dataset))]
+
+
 @DATASETS.register_module()
 class RareClassSampling(SampledAhead):
     """Wrapper of a labelled mmseg data set that draws images by class. For the source's train_dataloader.
@@ -96,14 +115,15 @@ class RareClassSampling(SampledAhead):
     global NumPy generator decides, which is reproducible per worker but does not resume exactly.
 
     Args:
-        dataset: the data set or its config; its pipeline should hold a crop (SyncCrop or RandomCrop).
+        dataset: the data set or its config, or a ConcatDataset or RepeatDataset of some, whose images are then drawn as
+            those of one. A pipeline should hold a crop (SyncCrop or RandomCrop).
         temperature: T above. 0.01 is DAFormer's.
         min_pixels: an image is drawn for a class only if it holds more pixels of it.
         min_crop_ratio: pixels the crop must keep, as a share of min_pixels (DAFormer 0.5; HRDA 2.0, its crops are of
             images twice as large). 0 takes the first crop.
         tries: crops per image; the last is taken even if it keeps too little.
         stats: folder with the two JSON files of `pipa convert` / `pipa stats`; None looks in data_root and counts the
-            labels where there are none.
+            labels where there are none. With several data sets, one folder for all or a list with one for each.
         missing: what to do about a class that no image holds enough of: "error", or "drop" to leave it out.
     """
 
@@ -114,7 +134,7 @@ class RareClassSampling(SampledAhead):
         min_pixels: int = 3000,
         min_crop_ratio: float = 0.5,
         tries: int = 10,
-        stats: str | Path | None = None,
+        stats: str | Path | Sequence[str | Path | None] | None = None,
         missing: str = "error",
     ) -> None:
         if missing not in ("error", "drop"):
@@ -127,8 +147,9 @@ class RareClassSampling(SampledAhead):
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.min_pixels, self.min_crop_ratio, self.tries = min_pixels, min_crop_ratio, tries
         self.full_init()
-        self.once, self.per_crop = split_pipeline(self.dataset.pipeline.transforms)
-        entries = self._statistics(stats)
+        self.parts = list(dict.fromkeys(parts(self.dataset)))
+        self.split = {part: split_pipeline(part.pipeline.transforms) for part in self.parts}
+        entries = self._entries(stats)
         self.classes, self.probabilities = class_probabilities(entries, temperature)
         self.images = self._images(entries)
         self._drop_missing(entries, missing)
@@ -149,22 +170,26 @@ class RareClassSampling(SampledAhead):
 
     def fused(self) -> Any:
         """The native form of the data set's pipeline, or None."""
-        native = getattr(self.dataset, "fused", None)
+        return self._native(self.parts[0]) if len(self.parts) == 1 else None
+
+    def _native(self, part: Any) -> Any:
+        native = getattr(part, "fused", None)
         return None if native is None or max(self.classes) > 255 else native()
 
     def sample(self, index: int) -> dict:
         """A random image; a `Draw` decides which."""
-        fused = self.fused() if isinstance(index, Draw) else None
         for attempt in range(10):
             picked, wanted = self.pick(index, attempt)
+            part, place = locate(self.dataset, picked)
+            fused = self._native(part) if isinstance(place, Draw) else None
             try:
-                if fused is not None and isinstance(picked, Draw):
+                if fused is not None and isinstance(place, Draw):
                     need = self.min_pixels * self.min_crop_ratio
-                    return fused(self.get_data_info(picked), picked, attempt, (wanted, need, self.tries))
-                with seeded(picked, attempt):
-                    return self.load(picked, wanted)
+                    return fused(part.get_data_info(int(place)), place, attempt, (wanted, need, self.tries))
+                with seeded(place, attempt):
+                    return self.load(part, place, wanted)
             except DataError as error:
-                if getattr(self.dataset, "on_bad_file", "stop") == "stop":
+                if getattr(part, "on_bad_file", "stop") == "stop":
                     raise
                 print_log(f"skipped a bad file: {error}", logger="current", level=logging.WARNING)
         raise DataError("RareClassSampling: 10 files in a row are not usable; run `pipa doctor CONFIG`")
@@ -181,10 +206,11 @@ class RareClassSampling(SampledAhead):
         image = images[int(second * len(images))]
         return (index.at(image) if isinstance(index, Draw) else image), wanted
 
-    def load(self, index: int, wanted: int) -> dict:
+    def load(self, part: Any, index: int, wanted: int) -> dict:
         """Decode once, crop until enough pixels of the class are in it, then run the rest of the pipeline."""
-        loaded = run(self.once, self.dataset.get_data_info(int(index)))
-        crop, rest = self.per_crop[:1], self.per_crop[1:]
+        once, per_crop = self.split[part]
+        loaded = run(once, part.get_data_info(int(index)))
+        crop, rest = per_crop[:1], per_crop[1:]
         need = self.min_pixels * self.min_crop_ratio
         for _ in range(self.tries if crop else 1):
             # a crop only cuts views: a shallow copy of the sample with its own list of fields is enough
@@ -193,26 +219,27 @@ class RareClassSampling(SampledAhead):
                 break
         return run(rest, results)
 
-    def _labels(self) -> list[str]:
-        labels = [self.dataset.get_data_info(i).get("seg_map_path") for i in range(len(self.dataset))]
-        if any(label is None for label in labels):
-            raise DataError("RareClassSampling: needs a labelled data set (the source), found an unlabelled one")
-        return labels
-
-    def _statistics(self, folder: str | Path | None) -> list[dict[str, Any]]:
-        """Statistics of the files of this data set, each with its `index`."""
-        labels = self._labels()
-        root = Path(folder) if folder is not None else Path(getattr(self.dataset, "data_root", None) or ".")
-        if (root / STATS_FILE).is_file() or folder is not None:
-            info = self.dataset.get_data_info(0)
-            loader = label_loader(self.dataset.pipeline.transforms)
-            given = (loader.num_classes, loader.ignore_index) if isinstance(loader, LoadLabel) else (None, None)
-            command = getattr(self.dataset, "stats_command", None)
-            renew = f"run `{command()}`" if command is not None else "run `pipa stats` again"
-            entries = read_statistics(root, LabelReading.of(info, *given), labels, renew)
-            return [_chosen(entry, info.get("label_map")) for entry in entries]
-        print_log(f"no {STATS_FILE} in {root}: counting the pixels of {len(labels)} labels", logger="current")
-        return [{**entry, "index": i} for i, entry in enumerate(count_classes(self.dataset))]
+    def _entries(self, stats: str | Path | Sequence[str | Path | None] | None) -> list[dict[str, Any]]:
+        """Statistics of all files, each with its `index`: an image that is repeated counts as often."""
+        folders = [stats] * len(self.parts) if stats is None or isinstance(stats, (str, Path)) else list(stats)
+        if len(folders) != len(self.parts):
+            raise ValueError(
+                f"RareClassSampling: stats: expected one folder for each of the {len(self.parts)} data sets, got "
+                f"{len(folders)}"
+            )
+        found = {part: _statistics(part, folder) for part, folder in zip(self.parts, folders, strict=True)}
+        if self.parts == [self.dataset]:
+            return found[self.dataset]
+        places: dict[Any, dict[int, list[int]]] = {part: {} for part in self.parts}
+        for i in range(len(self.dataset)):
+            part, index = locate(self.dataset, i)
+            places[part].setdefault(index, []).append(i)
+        return [
+            {**entry, "index": i}
+            for part in self.parts
+            for entry in found[part]
+            for i in places[part].get(entry["index"], ())
+        ]
 
     def _images(self, entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
         """For each class the images that hold more than min_pixels of it."""

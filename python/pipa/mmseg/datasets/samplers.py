@@ -136,4 +136,4 @@ class SeededDataset:
 
     def __getitem__(self, index: int) -> dict:
         with seeded(index):
-            return self.dataset[int(index)]
+            return self.dataset[index]

@@ -21,7 +21,7 @@ from pipa.files import images
 from pipa.files.images import DataError
 from pipa.files.labels import LabelReading, apply_map, tell_unlisted, unlisted_colors
 
-# Name of the mask of PseudoMargins among the fields of a sample.
+# Among the fields of a target sample: 1 where a pseudo-label may count, 0 on padding and in margins.
 VALID = "valid_map"
 
 
@@ -168,8 +168,8 @@ class SyncCrop(BaseTransform):
         return array[top : top + self.crop_size[0], left : left + self.crop_size[1]]
 
     def transform(self, results: dict) -> dict:
+        self.fit(results)
         fields = results.get("seg_fields", [])
-        self.fit(results, fields)
         height, width = results["img"].shape[:2]
         top, left = self.box(height, width)
         if self.cat_max_ratio < 1 and "gt_seg_map" in results:
@@ -183,8 +183,9 @@ class SyncCrop(BaseTransform):
         results["img_shape"] = results["img"].shape[:2]
         return results
 
-    def fit(self, results: dict, fields: Sequence[str]) -> None:
+    def fit(self, results: dict) -> None:
         """Make sure that the crop fits into the image."""
+        fields = results.get("seg_fields", [])
         height, width = results["img"].shape[:2]
         bottom, right = max(self.crop_size[0] - height, 0), max(self.crop_size[1] - width, 0)
         if not bottom and not right:
@@ -195,6 +196,10 @@ class SyncCrop(BaseTransform):
                 f"the crop is {self.crop_size[0]}x{self.crop_size[1]}; resize it to at least that, choose a smaller "
                 "crop, or set pad=True on SyncCrop"
             )
+        if "gt_seg_map" not in results and VALID not in results:  # a target: padding must not count
+            results[VALID] = np.ones((height, width), np.uint8)
+            results.setdefault("seg_fields", []).append(VALID)
+            fields = results["seg_fields"]
         padded = np.empty((height + bottom, width + right, 3), dtype=results["img"].dtype)
         padded[:] = self.pad_val
         padded[:height, :width] = results["img"]
@@ -224,7 +229,7 @@ class PackUnlabelled(PackSegInputs):
                 "target's pipeline"
             )
         packed = super().transform(results)
-        if VALID in results:
+        if VALID in results and not results[VALID].all():
             mask = torch.from_numpy(np.ascontiguousarray(results[VALID]))
             packed["data_samples"].set_data({"valid_map": PixelData(data=mask[None])})
         return packed
@@ -250,6 +255,9 @@ class PseudoMargins(BaseTransform):
         height, width = results["img"].shape[:2]
         mask = np.zeros((height, width), dtype=np.uint8)
         mask[self.top : max(height - self.bottom, 0), self.left : max(width - self.right, 0)] = 1
+        if VALID in results:
+            mask &= results[VALID]
+        else:
+            results.setdefault("seg_fields", []).append(VALID)  # crops and flips then treat it as they treat the image
         results[VALID] = mask
-        results.setdefault("seg_fields", []).append(VALID)  # crops and flips then treat it as they treat the image
         return results

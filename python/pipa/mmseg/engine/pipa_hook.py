@@ -29,6 +29,7 @@ from pipa.gradient_exchange import average
 from pipa.group import Group, PeerNonFiniteError
 from pipa.mmseg.checkpoints.description import describe_in
 from pipa.mmseg.checkpoints.resume import need_state
+from pipa.mmseg.datasets.target_pipeline import as_target
 from pipa.mmseg.engine.launcher import TIMEOUT
 from pipa.mmseg.engine.network_options import Tuning
 from pipa.mmseg.engine.nonfinite_guard import NonFiniteGuard
@@ -169,19 +170,24 @@ class PipaHook(Hook):
             self._restore(runner, self._saved)
             self._saved = None
         self.tuning.apply(core, self.pipa.teacher, self._imagenet, optimizer=runner.optim_wrapper.optimizer)
-        loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
+        loader = self._target_loader(runner)
         self._check_loaders(runner, loader)
         self._start_prototypes(runner, core)
         for sampler in (runner.train_dataloader.sampler, loader.sampler):
             if hasattr(sampler, "skip") and hasattr(sampler, "seed"):
                 sampler.seed = runner.seed  # the seed of the checkpoint, when this run resumes one
-        isolate(loader)
         self.target = _InfiniteDataloaderIterator(loader)
         self.target.skip_iter(runner.iter)
         hook = self
         runner.model.train_step = MethodType(
             lambda _model, data, optim_wrapper: hook.step(runner, core, data, optim_wrapper), runner.model
         )
+
+    def _target_loader(self, runner: Runner) -> Any:
+        loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
+        as_target(loader.dataset)
+        isolate(loader)
+        return loader
 
     def _start_prototypes(self, runner: Runner, core: nn.Module) -> None:
         """First values of the prototypes, from a loader of its own: the training's draws stay what they are."""
@@ -195,9 +201,7 @@ class PipaHook(Hook):
             )
         if not prototypes or self.prototype_batches == 0 or self.pipa.iteration > 0:
             return
-        loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
-        isolate(loader)
-        batches = itertools.islice(_InfiniteDataloaderIterator(loader), self.prototype_batches)
+        batches = itertools.islice(_InfiniteDataloaderIterator(self._target_loader(runner)), self.prototype_batches)
         prepare: Any = core.data_preprocessor
         self.pipa.start_prototypes(self.tuning.image(prepare(batch, False)["inputs"]) for batch in batches)
 
