@@ -40,6 +40,9 @@ def shrink(config: Config) -> Config:
         head.decoder_params.embed_dims = 16
         if model.type == "HRDAEncoderDecoder":
             head.attention_embed_dim = 8
+    if backbone.type == "ResNet":
+        backbone.update(base_channels=4, stem_channels=4)
+        head.in_channels = 128
     if backbone.get("pretrained"):
         backbone.pretrained = False
     if model.type == "HRDAEncoderDecoder":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipa.commands import configs as listing
 from pipa.commands import export as exporting
 from pipa.commands import predict as predicting
 from pipa.commands import study
@@ -130,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--workers", type=int, help="threads (default: one per core)")
     doctor.add_argument("--max-files", type=int, help="look at so many files of each data set instead of all")
 
-    add("configs", run_configs, "List the shipped configs.")
+    listing.add_arguments(add("configs", listing.run, "List the shipped configs, or write one as a file to edit."))
 
     demo = add("demo", run_demo, "Adapt a small network on the embedded domain pair and write a report.")
     demo.add_argument("--out", default="demo", help="folder for data, checkpoints and report.html (default: demo)")
@@ -216,14 +217,6 @@ def run_doctor(a: argparse.Namespace) -> int:
     findings = check(load_config(a.config, a.cfg_options), a.workers, a.max_files)
     print(report(findings))
     return int(any(finding.level == "error" for finding in findings))
-
-
-def run_configs(a: argparse.Namespace) -> int:
-    from pipa.configs import list_configs
-
-    for name, text in list_configs():
-        print(f"{name:<36} {text}")
-    return 0
 
 
 def run_demo(a: argparse.Namespace) -> int:

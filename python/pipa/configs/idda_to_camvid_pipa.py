@@ -1,10 +1,12 @@
-# PiPa from IDDA to CamVid, starting from the source-only checkpoint.
-#
-#   pipa train idda_to_camvid_pipa.py --cfg-options data_root=FOLDER load_from=SOURCE_ONLY_CHECKPOINT
-#
-# load_from matters in short runs: pseudo-labels of an untrained network are noise, and the first thousand iterations of
-# a run from ImageNet weights only learn the source. (The frozen ImageNet model of the feature distance is still the
-# ImageNet one: the hook keeps it before the checkpoint is loaded.)
+"""IDDA -> CamVid, small network: PiPa, from the source-only checkpoint.
+
+  pipa train idda_to_camvid_pipa.py --cfg-options data_root=FOLDER load_from=SOURCE_ONLY_CHECKPOINT
+
+load_from matters in short runs: pseudo-labels of an untrained network are noise, and the first thousand iterations of
+a run from ImageNet weights only learn the source. (The frozen ImageNet model of the feature distance is still the
+ImageNet one: the hook keeps it before the checkpoint is loaded.)
+"""
+
 _base_ = ["_base_/idda_to_camvid.py"]
 
 iterations = 400

@@ -1,6 +1,8 @@
-# Supervised training on IDDA alone: what PiPa starts from, and what it must beat on CamVid.
-#
-#   pipa train idda_to_camvid_source_only.py --cfg-options data_root=FOLDER
+"""IDDA -> CamVid, small network: source labels only, what PiPa starts from.
+
+pipa train idda_to_camvid_source_only.py --cfg-options data_root=FOLDER
+"""
+
 _base_ = ["_base_/idda_to_camvid.py"]
 
 iterations = 1000

@@ -1,6 +1,8 @@
-# Trained on the labels of IDD-Lite itself: the upper bound that no adaptation may use.
-#
-#   pipa train idda_to_iddlite_oracle --cfg-options data_root=FOLDER
+"""IDDA -> IDD-Lite, small network: trained on target labels, the upper bound no adaptation may use.
+
+pipa train idda_to_iddlite_oracle --cfg-options data_root=FOLDER
+"""
+
 _base_ = ["_base_/idda_to_iddlite.py"]
 
 train_dataloader = dict(

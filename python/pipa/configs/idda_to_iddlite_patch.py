@@ -1,6 +1,8 @@
-# Self-training and PiPa's patch contrast.
-#
-#   pipa train idda_to_iddlite_patch --cfg-options data_root=FOLDER
+"""IDDA -> IDD-Lite, small network: self-training and patch contrast.
+
+pipa train idda_to_iddlite_patch --cfg-options data_root=FOLDER
+"""
+
 _base_ = ["idda_to_iddlite_pipa.py"]
 
 pipa = dict(pixel_weight=0.0)

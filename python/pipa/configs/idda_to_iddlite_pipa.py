@@ -1,6 +1,8 @@
-# PiPa from IDDA to IDD-Lite, jointly from ImageNet weights as the papers train.
-#
-#   pipa train idda_to_iddlite_pipa --cfg-options data_root=FOLDER
+"""IDDA -> IDD-Lite, small network: PiPa, jointly from ImageNet weights as the papers train.
+
+pipa train idda_to_iddlite_pipa --cfg-options data_root=FOLDER
+"""
+
 _base_ = ["_base_/idda_to_iddlite.py"]
 
 custom_hooks = [

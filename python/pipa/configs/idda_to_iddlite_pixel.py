@@ -1,6 +1,8 @@
-# Self-training and PiPa's pixel contrast.
-#
-#   pipa train idda_to_iddlite_pixel --cfg-options data_root=FOLDER
+"""IDDA -> IDD-Lite, small network: self-training and pixel contrast.
+
+pipa train idda_to_iddlite_pixel --cfg-options data_root=FOLDER
+"""
+
 _base_ = ["idda_to_iddlite_pipa.py"]
 
 pipa = dict(patch_weight=0.0)

@@ -1,6 +1,8 @@
-# Self-training alone: what the two contrasts must beat.
-#
-#   pipa train idda_to_iddlite_self_training --cfg-options data_root=FOLDER
+"""IDDA -> IDD-Lite, small network: self-training alone, what the contrasts must beat.
+
+pipa train idda_to_iddlite_self_training --cfg-options data_root=FOLDER
+"""
+
 _base_ = ["idda_to_iddlite_pipa.py"]
 
 pipa = dict(pixel_weight=0.0, patch_weight=0.0)

@@ -1,4 +1,6 @@
-# Supervised training on IDDA alone, evaluated on IDD-Lite: what adaptation must beat at equal length.
-#
-#   pipa train idda_to_iddlite_source_only --cfg-options data_root=FOLDER
+"""IDDA -> IDD-Lite, small network: source labels only, what adaptation must beat at equal length.
+
+pipa train idda_to_iddlite_source_only --cfg-options data_root=FOLDER
+"""
+
 _base_ = ["_base_/idda_to_iddlite.py"]

@@ -144,9 +144,11 @@ def test_shipped_trainings_run_natively(name: str) -> None:
     config = Config.fromfile(str(path_of(name)))
     for loader_config in (config.train_dataloader, config.get("target_dataloader")):
         if loader_config is not None:
-            found = fuse(Compose(innermost(loader_config["dataset"])["pipeline"]).transforms)
-            assert found is not None
-            assert not found.loud
+            dataset = innermost(loader_config["dataset"])
+            for part in dataset.get("datasets") or [dataset]:
+                found = fuse(Compose(part["pipeline"]).transforms)
+                assert found is not None
+                assert not found.loud
 
 
 def test_what_is_not_of_the_form_runs_as_before() -> None:

@@ -1,8 +1,8 @@
 """Self-training and masked image consistency (MIC, Hoyer et al., CVPR 2023)."""
+# title: self-training and masked consistency (MIC)
+# over: self_training
 
-_base_ = ["self_training.py"]
-
-pipa = dict(
+pipa.update(
     # The student must predict the teacher's labels of a target image of which it sees three tenths.
     mask_weight=1.0,
     # Blocks, not pixels: what is hidden cannot be read off its neighbours.

@@ -1,8 +1,8 @@
 """Self-training and PiPa's pixel contrast, on the source, whose classes are known (paper: +2.3 on DAFormer)."""
+# title: self-training and pixel contrast
+# over: self_training
 
-_base_ = ["self_training.py"]
-
-pipa = dict(
+pipa.update(
     # alpha of the paper.
     pixel_weight=0.1,
     pixel_temperature=0.1,

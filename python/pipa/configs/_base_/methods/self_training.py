@@ -2,6 +2,7 @@
 
 Every setting of the iteration is in docs/settings.md. Here are those that define the published method.
 """
+# title: self-training as published
 
 # Takes its settings from `pipa` and its target images from `target_dataloader`.
 custom_hooks = [dict(type="PipaHook")]
@@ -26,7 +27,7 @@ pipa = dict(
     jitter_strength=0.2,
     jitter_probability=0.8,
     blur_probability=0.5,
-    # Contrast (PiPa) and masked consistency (MIC) are off.
+    # Contrast (PiPa) and masked consistency (MIC): off, unless a method below switches them on.
     pixel_weight=0.0,
     patch_weight=0.0,
     mask_weight=0.0,

@@ -1,4 +1,13 @@
-"""DAFormer: Mix Transformer B5 and the context-aware fusion head (Hoyer et al., CVPR 2022), crops of 640 pixels."""
+"""DAFormer: Mix Transformer B5 and the context-aware fusion head (Hoyer et al., CVPR 2022)."""
+# title: DAFormer
+# pipelines: half
+# sampling: rare_classes
+# schedule: adamw
+
+# PiPa's DAFormer trains on 640 pixels (DAFormer's paper: 512): a patch pair needs room for two views. Height, width.
+crop_size = (640, 640)
+# The two crops of the patch contrast: 0.7 of the crop, as 720 is of 1024; multiples of the encoder's stride of 32.
+patch_size = tuple(side * 7 // 10 // 32 * 32 for side in crop_size)
 
 model = dict(
     type="EncoderDecoder",
@@ -10,8 +19,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        # PiPa's DAFormer trains on 640 pixels (DAFormer's paper: 512): a patch pair needs room for two views.
-        size=(640, 640),
+        size=crop_size,
     ),
     backbone=dict(
         type="MiT",

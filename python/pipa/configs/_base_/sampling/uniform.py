@@ -1,0 +1,3 @@
+"""Each source image is as likely as any other, as in DACS and ProDA."""
+
+train_dataset = source

@@ -1,8 +1,0 @@
-"""Cityscapes -> ACDC, HRDA: self-training and patch contrast."""
-
-_base_ = [
-    "_base_/networks/hrda.py",
-    "_base_/domains/cs2acdc_1024.py",
-    "_base_/methods/patch.py",
-    "_base_/training.py",
-]

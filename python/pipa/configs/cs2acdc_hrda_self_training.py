@@ -1,8 +1,0 @@
-"""Cityscapes -> ACDC, HRDA: self-training as published."""
-
-_base_ = [
-    "_base_/networks/hrda.py",
-    "_base_/domains/cs2acdc_1024.py",
-    "_base_/methods/self_training.py",
-    "_base_/training.py",
-]

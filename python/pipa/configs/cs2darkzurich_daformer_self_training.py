@@ -1,8 +1,0 @@
-"""Cityscapes -> Dark Zurich, DAFormer: self-training as published."""
-
-_base_ = [
-    "_base_/networks/daformer.py",
-    "_base_/domains/cs2darkzurich_640.py",
-    "_base_/methods/self_training.py",
-    "_base_/training.py",
-]

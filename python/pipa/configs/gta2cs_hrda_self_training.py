@@ -1,8 +1,0 @@
-"""GTA5 -> Cityscapes, HRDA: self-training as published."""
-
-_base_ = [
-    "_base_/networks/hrda.py",
-    "_base_/domains/gta2cs_1024.py",
-    "_base_/methods/self_training.py",
-    "_base_/training.py",
-]

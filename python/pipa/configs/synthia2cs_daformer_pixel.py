@@ -1,8 +1,0 @@
-"""SYNTHIA -> Cityscapes, DAFormer: self-training and pixel contrast."""
-
-_base_ = [
-    "_base_/networks/daformer.py",
-    "_base_/domains/synthia2cs_640.py",
-    "_base_/methods/pixel.py",
-    "_base_/training.py",
-]

@@ -1,8 +1,0 @@
-"""SYNTHIA -> Cityscapes, HRDA: self-training and masked consistency (MIC)."""
-
-_base_ = [
-    "_base_/networks/hrda.py",
-    "_base_/domains/synthia2cs_1024.py",
-    "_base_/methods/mic.py",
-    "_base_/training.py",
-]
