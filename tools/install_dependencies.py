@@ -16,7 +16,9 @@ project, build = settings["project"], settings["build-system"]["requires"]
 torch = os.environ.get("PIPA_TORCH", settings["tool"]["pipa"]["torch"])
 extras = {name: project["optional-dependencies"][name] for name in ("mmseg", "dev")}
 if sys.argv[1:] == ["core"]:
-    extras["dev"] = [r for r in extras["dev"] if not r.startswith(("torchvision", "onedl-mmpretrain", "timm", "smp"))]
+    extras["dev"] = [
+        r for r in extras["dev"] if not r.startswith(("torchvision", "onedl-mmpretrain", "timm", "peft", "smp"))
+    ]
 if sys.argv[1:] not in ([], ["core"]):
     only = [requirement for name in sys.argv[1:] for requirement in project["optional-dependencies"][name]]
     sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", "--quiet", f"torch=={torch}", *only]))

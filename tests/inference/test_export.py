@@ -105,7 +105,14 @@ NETWORKS: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
         "toy_pipa",
         (64, 64),
         {
-            "backbone": dict(_delete_=True, type="ViTPyramid", embed_dim=16, depth=4, num_heads=2, pretrain_size=4),
+            "backbone": dict(
+                _delete_=True,
+                type="ViTPyramid",
+                model_name="vit_small_patch16_dinov3",
+                embed_dim=16,
+                depth=4,
+                num_heads=2,
+            ),
             "decode_head": {"in_channels": (16, 16, 16, 16), "channels": 16, "decoder_params": {"embed_dims": 16}},
         },
     ),
