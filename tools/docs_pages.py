@@ -51,7 +51,7 @@ def api() -> str:
     for name in pipa.__all__:
         value = documented(getattr(pipa, name), name)
         if isinstance(value, type) and name not in exceptions:
-            parts.append(f"## {name}\n\n::: {value.__module__}.{name}\n    options: {{ heading_level: 3 }}")
+            parts.append(f"::: {value.__module__}.{name}\n    options: {{ heading_level: 2 }}")
     parts.append("## pipa.functional")
     for name in pipa.functional.__all__:
         function = documented(getattr(pipa.functional, name), name)

@@ -43,7 +43,8 @@ class Group:
         timeout: seconds after which a process that does not answer counts as lost (over nccl; gloo has its own).
 
     Attributes:
-        rank, world: number of this process, from 0, and number of processes.
+        rank: number of this process, from 0.
+        world: number of processes.
         data: the process group that exchanges tensors.
 
     Raises:
