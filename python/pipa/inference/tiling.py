@@ -48,14 +48,20 @@ def windows(size: Sequence[int], crop: Sequence[int], stride: Sequence[int]) -> 
 
 def passes(
     image_bchw: Tensor, boxes: Sequence[Region], predict: Predict, batch: int
-) -> Iterator[tuple[Region, Tensor]]:
-    """(box, ``predict`` of it), at most ``batch`` boxes in one call; all boxes have one size."""
+) -> Iterator[tuple[Sequence[Region], Tensor]]:
+    """(boxes, ``predict`` of them, stacked box by box), at most ``batch`` boxes in one call; all boxes have one size.
+
+    Whoever reads this lets go of the second before the next pass: it can be as large as the pass itself.
+    """
     for first in range(0, len(boxes), batch):
         some = boxes[first : first + batch]
         crops = [image_bchw[:, :, t:b, le:r] for t, le, b, r in some]
-        parts = predict(crops[0] if len(crops) == 1 else torch.cat(crops))
-        # Not split by the batch, which an exporter leaves open.
-        yield from zip(some, parts.unflatten(0, (len(some), -1)).unbind(0), strict=True)
+        yield some, predict(crops[0] if len(crops) == 1 else torch.cat(crops))
+
+
+def by_box(boxes: Sequence[Region], parts: Tensor) -> Iterator[tuple[Region, Tensor]]:
+    """Each box with its part of a pass. Not split by the batch, which an exporter leaves open."""
+    return zip(boxes, parts.unflatten(0, (len(boxes), -1)).unbind(0), strict=True)
 
 
 def slide(image_bchw: Tensor, window: Window, predict: Predict) -> Tensor:
@@ -67,11 +73,13 @@ def slide(image_bchw: Tensor, window: Window, predict: Predict) -> Tensor:
     total: Tensor | None = None
     count = image_bchw.new_zeros((1, 1, *size))
     batch = len(boxes) if torch.compiler.is_exporting() else window.batch  # a graph holds the network once
-    for (top, left, bottom, right), part in passes(image_bchw, boxes, predict, batch):
+    for some, parts in passes(image_bchw, boxes, predict, batch):
         if total is None:
-            total = part.new_zeros((image_bchw.shape[0], part.shape[1], *size))
-        total[:, :, top:bottom, left:right] += part
-        count[:, :, top:bottom, left:right] += 1
+            total = parts.new_zeros((image_bchw.shape[0], parts.shape[1], *size))
+        for (top, left, bottom, right), part in by_box(some, parts):
+            total[:, :, top:bottom, left:right] += part
+            count[:, :, top:bottom, left:right] += 1
+        del parts, part
     if total is None:
         raise ValueError("slide: the image is empty")
     return total.div_(count)
@@ -80,36 +88,33 @@ def slide(image_bchw: Tensor, window: Window, predict: Predict) -> Tensor:
 def bands(image_bchw: Tensor, window: Window, predict: Predict) -> Iterator[tuple[int, Tensor]]:
     """As :func:`slide`, from top to bottom in bands ``(first row, (B, K, rows, W) on the host)``.
 
-    A band is given as soon as no later window touches its rows, so no more than one window's height of sums is held,
-    whatever the height of the image.
+    A band is given as soon as no later window touches its rows. One buffer of a window's height holds the sums,
+    whatever the height of the image; it moves down in place.
     """
     height, width = image_bchw.shape[2:]
     boxes = windows((height, width), window.crop, window.stride)
     rows = [list(group) for _, group in groupby(boxes, key=lambda box: box[0])]
-    done = 0
     total: Tensor | None = None
-    count = torch.zeros(0)
+    count = torch.zeros((rows[0][0][2], width))
     for index, row in enumerate(rows):
-        bottom = row[0][2]
-        for (top, left, _, right), part in passes(image_bchw, row, predict, window.batch):
-            part = part.cpu()
-            if total is None or total.shape[2] < bottom - done:
-                total, count = _grown(total, count, part, bottom - done, width)
-            total[:, :, top - done : bottom - done, left:right] += part
-            count[:, :, top - done : bottom - done, left:right] += 1
+        first = row[0][0]  # the buffer's first row in the image: all above it has been given
+        for some, parts in passes(image_bchw, row, predict, window.batch):
+            if total is None:
+                total = torch.zeros((image_bchw.shape[0], parts.shape[1], *count.shape), dtype=parts.dtype)
+            for (_, left, _, right), part in by_box(some, parts):
+                total[:, :, :, left:right] += part.cpu()
+                count[:, left:right] += 1
+            del parts, part
         if total is None:
             raise ValueError("bands: the image is empty")
-        end = rows[index + 1][0][0] if index + 1 < len(rows) else height
-        if end > done:
-            yield done, total[:, :, : end - done] / count[:, :, : end - done]
-            total, count = total[:, :, end - done :].clone(), count[:, :, end - done :].clone()
-            done = end
+        ready = (rows[index + 1][0][0] if index + 1 < len(rows) else height) - first
+        yield first, total[:, :, :ready] / count[:ready]
+        for sums_hw in (*total.flatten(0, 1), count):
+            _move_up(sums_hw, ready)
 
 
-def _grown(total: Tensor | None, count: Tensor, part: Tensor, rows: int, width: int) -> tuple[Tensor, Tensor]:
-    """Sums and counts with room for ``rows`` rows."""
-    new = part.new_zeros((part.shape[0], part.shape[1], rows, width))
-    counts = part.new_zeros((1, 1, rows, width))
-    if total is not None:
-        new[:, :, : total.shape[2]], counts[:, :, : total.shape[2]] = total, count
-    return new, counts
+def _move_up(sums_hw: Tensor, rows: int) -> None:
+    """Drop so many rows at the top; those that come in below are zero."""
+    kept = sums_hw.shape[0] - rows
+    sums_hw[:kept] = sums_hw[rows:].clone()
+    sums_hw[kept:] = 0

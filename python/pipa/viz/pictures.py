@@ -76,6 +76,8 @@ _NAMED: dict[str, tuple[Color, ...]] = {
 }  # fmt: skip
 # Dark violet to pale yellow; brightness rises evenly, so the map also reads in grey.
 _HEAT = np.array([[20, 11, 53], [93, 18, 110], [174, 48, 91], [232, 105, 37], [250, 180, 21], [252, 255, 190]], float)
+# Pixels that are blended at a time.
+_PIXELS = 1 << 20
 _BOX_COLORS: tuple[Color, ...] = ((255, 176, 0), (0, 200, 255))
 
 
@@ -117,8 +119,13 @@ def overlay(image_hwc: Any, label_hw: Any, palette: Palette, opacity: float = 0.
     image, label = _image(image_hwc), _array(label_hw)
     if image.shape[:2] != label.shape:
         raise ValueError(f"label_hw: expected the image's size {image.shape[:2]}, got {label.shape}")
-    share = np.where(label == ignore_index, 0.0, opacity)[..., None]
-    return _bytes(image * (1 - share) + colorize(label, palette, ignore_index) * share)
+    picture = np.empty_like(image)
+    step = max(1, _PIXELS // max(image.shape[1], 1))
+    for top in range(0, image.shape[0], step):  # in floats a large photo would take many times its own memory
+        rows = slice(top, top + step)
+        share = np.where(label[rows] == ignore_index, 0.0, opacity)[..., None]
+        picture[rows] = _bytes(image[rows] * (1 - share) + colorize(label[rows], palette, ignore_index) * share)
+    return picture
 
 
 def with_legend(picture: Picture, label_hw: Any, classes: Sequence[str], palette: Palette) -> Picture:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
+from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.utils import register_all_modules
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ from pipa.mmseg.datasets.transforms import run
 _IMAGE_LOADERS = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadSingleRSImageFromFile")
 # A picture longer than so many times its width is extended before it is resized.
 _NARROW = 32
+# Pixels that are normalised at a time.
+_STRIP = 1 << 20
 _LABEL_LOADERS = ("LoadLabel", "LoadAnnotations")
 
 
@@ -83,9 +86,7 @@ class SegmentorNetwork:
             margin = ((0, extended[0] - height), (0, extended[1] - width), (0, 0))[: results["img"].ndim]
             results["img"] = np.pad(results["img"], margin, mode="edge")
             results["img_shape"] = results["ori_shape"] = extended
-        packed = run(self._after, results)
-        data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
-        ready = self.model.data_preprocessor(data, False)
+        ready = self._preprocessed(run(self._after, results))
         meta: dict[str, Any] = dict(ready["data_samples"][0].metainfo)
         padding: Any = meta.get("img_padding_size", meta.get("padding_size")) or (0, 0, 0, 0)
         left, right, top, bottom = padding
@@ -93,6 +94,26 @@ class SegmentorNetwork:
         return Prepared(
             ready["inputs"], picture, (int(left), int(right), int(top), int(bottom)), flip, meta, extended, path
         )
+
+    def _preprocessed(self, packed: dict[str, Any]) -> Any:
+        """What the model's preprocessor makes of one picture.
+
+        In strips where it works pixel by pixel: in one piece it holds three more copies of a large photo in floats.
+        """
+        pre, inputs, sample = self.model.data_preprocessor, packed["inputs"], packed["data_samples"]
+
+        def of(part: Tensor) -> Any:
+            return pre({"inputs": [part], "data_samples": [sample]}, False)
+
+        height, step = inputs.shape[1], max(1, _STRIP // max(inputs.shape[2], 1))
+        if type(pre) is not SegDataPreProcessor or pre.test_cfg or height <= step:
+            return of(inputs)
+        ready = of(inputs[:, :step])
+        whole = ready["inputs"].new_empty((1, *inputs.shape))
+        whole[:, :, :step] = ready["inputs"]
+        for top in range(step, height, step):
+            whole[:, :, top : top + step] = of(inputs[:, top : top + step])["inputs"]
+        return {**ready, "inputs": whole}
 
     def logits(self, inputs: Tensor, meta: list[dict[str, Any]]) -> Tensor:
         """One pass; ``(B, C, h, w)`` at the size of the inputs."""
