@@ -16,10 +16,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
+from matplotlib.figure import Figure  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
 
 import tiny  # noqa: E402
+from pipa.files.atomic import write_text  # noqa: E402
+from pipa.viz.svg import svg_of  # noqa: E402
 
 EVERY = 20
 
@@ -44,36 +47,17 @@ class MemoryHook(Hook):
 
 
 def plot(rows: list[tuple[int, float, float]], path: Path) -> None:
-    """The two curves as a small SVG."""
-    width, height, left, right, bottom = 660, 260, 60, 30, 40
-    top_value = max(max(a, b) for _, a, b in rows) * 1.1
-    last = rows[-1][0] or 1
-
-    def place(iteration: int, value: float) -> tuple[float, float]:
-        x = left + iteration / last * (width - left - right)
-        return x, height - bottom - value / top_value * (height - bottom - 10)
-
-    def points(column: int) -> str:
-        return " ".join("{:.1f},{:.1f}".format(*place(row[0], row[column])) for row in rows)
-
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<path d="M{left} 10V{height - bottom}H{width - right}" fill="none" stroke="#888"/>',
-    ]
-    for share in (0, 0.5, 1):
-        y = height - bottom - share / 1.1 * (height - bottom - 10)
-        lines.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{share * top_value / 1.1:.0f}</text>')
-        x = left + share * (width - left - right)
-        lines.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{share * last:.0f}</text>')
-    lines += [
-        f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">iteration</text>',
-        '<text x="66" y="20">resident memory in MiB: training (blue), loader workers (orange)</text>',
-        f'<polyline fill="none" stroke="#1f6fb4" stroke-width="2" points="{points(1)}"/>',
-        f'<polyline fill="none" stroke="#e07b16" stroke-width="2" points="{points(2)}"/>',
-        "</svg>",
-    ]
-    path.write_text("\n".join(lines) + "\n")
+    """The two curves as SVG."""
+    iterations, training, workers = zip(*rows, strict=True)
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(iterations, training, label="training")
+    axes.plot(iterations, workers, label="loader workers")
+    axes.set(title="resident memory, MiB", xlabel="iteration")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_text(path, svg_of(figure))
 
 
 def main() -> None:
@@ -86,7 +70,6 @@ def main() -> None:
         cfg["custom_hooks"].append(dict(type="MemoryHook"))
         tiny.train(cfg)
     rows = MemoryHook.rows
-    out.parent.mkdir(parents=True, exist_ok=True)
     plot(rows, out)
     settled = [row for row in rows if row[0] >= iterations // 10]
     half = len(settled) // 2

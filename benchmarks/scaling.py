@@ -7,15 +7,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from measure import best, first_run
 from pipa import functional as F
-
-mpl.use("svg")
-import matplotlib.pyplot as plt
+from pipa.files.atomic import write_text
+from pipa.viz.svg import svg_of
 
 CHANNELS, CLASSES = 256, 19
 # The twin holds several N x N matrices; at 16k they take more than 5 GB.
@@ -38,7 +37,8 @@ def twin(feat: Tensor, label: Tensor) -> Tensor:
 
 
 def plot(rows: list[tuple[int, float, float, float | None, float | None]], path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2)
     dense = [row for row in rows if row[3] is not None]
     for axis, column, title in ((axes[0], 1, "seconds, forward and backward"), (axes[1], 2, "extra memory, MB")):
         axis.loglog([r[0] for r in rows], [r[column] for r in rows], "o-", label="streamed")
@@ -48,10 +48,7 @@ def plot(rows: list[tuple[int, float, float, float | None, float | None]], path:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # No date and fixed ids: the file changes only with the figures.
-    mpl.rcParams["svg.hashsalt"] = "pipa"
-    figure.savefig(path, metadata={"Date": None})
+    write_text(path, svg_of(figure))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -122,7 +123,9 @@ class _Page(HTMLParser):
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for key, value in attrs if key in ("src", "href")]
+        self.links += [
+            value or "" for key, value in attrs if key in ("src", "href") and not (value or "").startswith("#")
+        ]
         if tag not in ("meta", "img"):
             self.open.append(tag)
 
@@ -130,7 +133,9 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for key, value in attrs if key in ("src", "href")]
+        self.links += [
+            value or "" for key, value in attrs if key in ("src", "href") and not (value or "").startswith("#")
+        ]
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
@@ -187,16 +192,46 @@ def test_report_is_one_complete_file(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
 
-def test_curves_stay_inside_their_chart(tmp_path: Path) -> None:
+def _lines(svg: str, run: int) -> list[np.ndarray]:
+    """Points of every line of a run in a chart."""
+    paths = re.findall(rf'<path d="([^"]+)"[^>]*stroke: var\(--run-{run}\)', svg)
+    return [np.array([[float(v) for v in p.split()] for p in re.split("[ML]", path)[1:]]) for path in paths]
+
+
+def test_curves_show_the_values_in_the_page_s_colours(tmp_path: Path) -> None:
     html = _report(tmp_path / "report.html").read_text()
-    charts = re.findall(r'<svg class="chart" viewBox="0 0 (\d+) (\d+)".*?</svg>', html)
-    assert len(charts) == 3
-    for svg in re.findall(r'<svg class="chart".*?</svg>', html):
-        width, height = (float(v) for v in re.search(r"viewBox=\"0 0 (\d+) (\d+)", svg).groups())  # type: ignore[union-attr]
-        for path in re.findall(r' d="M([^"]+)"', svg):
-            points = [tuple(float(v) for v in point.split()) for point in path.split("L")]
-            assert len(points) <= 250
-            assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
+    miou, ce, patch = re.findall(r'<svg class="chart".*?</svg>', html)
+    (one,), (two,) = _lines(miou, 0), _lines(miou, 1)
+    # One scale for both: (100, 20), (200, 30) of the first run give the places of (100, 25), (200, 45) of the second.
+    rise = one[1, 1] - one[0, 1]
+    np.testing.assert_allclose(two - one, [[0, 0.5 * rise], [0, 1.5 * rise]], atol=1e-3)
+    assert rise < 0 < one[1, 0] - one[0, 0]
+    counts = [len(_lines(svg, run)) for svg in (ce, patch) for run in (0, 1)]
+    assert counts == [2, 2, 0, 2]  # the running mean and what it is of
+    for svg in (miou, ce, patch):
+        width, height = (float(v) for v in re.search(r'viewBox="0 0 (\d+) (\d+)"', svg).groups())  # type: ignore[union-attr]
+        for line in _lines(svg, 0)[-1:] + _lines(svg, 1)[-1:]:  # what is faint may leave the axes and is clipped
+            assert len(line) <= 250
+            assert (line >= 0).all()
+            assert (line <= [width, height]).all()
+    colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", miou + ce + patch))
+    assert all(re.fullmatch(r"none|var\(--(run-\d|soft|line|card)\)", colour) for colour in colours), colours
+
+
+def test_equal_values_give_equal_pages_with_ids_of_their_own(tmp_path: Path) -> None:
+    html = _report(tmp_path / "a.html").read_text()
+    assert html == _report(tmp_path / "b.html").read_text()
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids)) > 0
+    assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(ids)
+
+
+def test_a_report_with_curves_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install \"pipa-rs\[study\]\""):
+        _report(tmp_path / "r.html")
+    plain = viz.Run("x", [1.0])
+    viz.write_report(tmp_path / "r.html", title="", classes=["a"], palette=PALETTE, runs=[plain])
 
 
 def test_report_refuses_runs_that_do_not_fit(tmp_path: Path) -> None:

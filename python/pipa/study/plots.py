@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipa.files.atomic import write_text
 from pipa.study.statistics import MODELS, compare, has_teacher
 from pipa.study.tables import methods
+from pipa.viz.svg import drawing, svg_of
 
-# Equal results give equal files.
-STEADY: Any = {"svg.hashsalt": "pipa", "svg.fonttype": "path", "font.size": 9}
 COLOURS = {"student": "#4269d0", "teacher": "#c9570f"}
 
 
@@ -29,7 +28,7 @@ def forest(results: Mapping[str, Any], path: Path) -> Path:
             found = None if method == baseline else compare(results, method, baseline, model)
             if found is not None:
                 rows.append((method, model, found))
-    with matplotlib.rc_context(STEADY):
+    with drawing():
         figure = Figure(figsize=(6.4, 0.8 + 0.3 * max(1, len(rows))), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color="#888", linewidth=0.8)
@@ -44,12 +43,12 @@ def forest(results: Mapping[str, Any], path: Path) -> Path:
         axes.grid(axis="x", color="#ddd")
         axes.set_axisbelow(True)
         axes.set_xlabel(f"mIoU minus {baseline}'s, points")
-        return save(figure, path)
+        return write_text(path, svg_of(figure))
 
 
 def curves(results: Mapping[str, Any], path: Path) -> Path:
     """mIoU over the iterations, mean of the seeds: students in the left panel, teachers in the right one."""
-    with matplotlib.rc_context(STEADY):
+    with drawing():
         figure = Figure(figsize=(8.4, 3.2), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, model, key in zip(panels, MODELS, ("mIoU", "teacher_mIoU"), strict=True):
@@ -67,13 +66,4 @@ def curves(results: Mapping[str, Any], path: Path) -> Path:
         panels[0].set_ylabel("mIoU, per cent")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
-        return save(figure, path)
-
-
-def save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STEADY):
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "pipa"})
-    # matplotlib ends lines of a path with blanks, which version controls complain about.
-    path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
-    return path
+        return write_text(path, svg_of(figure))

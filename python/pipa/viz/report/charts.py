@@ -1,16 +1,22 @@
-"""Line charts as inline SVG. Colours come from the page's CSS variables, so that they follow light and dark mode."""
+"""Line charts as inline SVG. Colours are the page's CSS variables, so that they follow light and dark mode."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from html import escape
 
+import numpy as np
+
 from pipa.viz.report.data import Curve
+from pipa.viz.svg import drawing, svg_of
 
 # More points than this are averaged in bins: a curve cannot show them, and the file would grow.
 _MOST_POINTS = 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 12, 26
+# matplotlib knows no CSS variables: it draws in these colours, which are replaced in its text.
+_RUN, _SOFT, _LINE, _CARD = "#fe00{:02x}", "#fd0000", "#fd0001", "#fd0002"
+_VARIABLES = {_SOFT: "var(--soft)", _LINE: "var(--line)", _CARD: "var(--card)"}
 
 
 def line_chart(
@@ -19,7 +25,6 @@ def line_chart(
     *,
     width: int = 560,
     height: int = 220,
-    unit: str = "",
     smooth: bool = False,
     label: str = "",
 ) -> str:
@@ -28,82 +33,77 @@ def line_chart(
     Args:
         curves: Curves by the run's name; empty curves are left out.
         slots: The colour slot (``--run-N``) of each run, the same in every chart of a page.
-        unit: Written after the values of the pointer's text.
         smooth: Show the running mean; the curve itself stays behind it, faint.
         label: What the chart shows, for screen readers.
+
+    Raises:
+        ImportError: there is a curve to draw, and matplotlib is missing.
     """
-    shown = {name: _clean(curve) for name, curve in curves.items()}
-    shown = {name: points for name, points in shown.items() if points}
+    shown = {name: points for name, curve in curves.items() if len(points := _clean(curve))}
     if not shown:
         return ""
-    every = [point for points in shown.values() for point in points]
-    x_high = max(x for x, _ in every) or 1.0
-    lines = {name: (_running_mean(points) if smooth else points) for name, points in shown.items()}
-    # Losses start high and spike: the axis follows the smoothed lines, and the faint ones are clipped.
-    ticks = _ticks(min(y for p in lines.values() for _, y in p), max(y for p in lines.values() for _, y in p))
-    low, high = ticks[0], ticks[-1]
+    # The label makes the ids of a page's charts differ.
+    with drawing(svg_hashsalt=label, svg_fonttype="none", font_size=11):
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (
-            _LEFT + (width - _LEFT - _RIGHT) * x / x_high,
-            _TOP + (height - _TOP - _BOTTOM) * (1 - (min(max(y, low), high) - low) / (high - low)),
-        )
-
-    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
-    for tick in ticks:
-        _, y = at(0, tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in _ticks(0, x_high):
-        if tick <= x_high:
-            x, _ = at(tick, low)
-            parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{_number(tick)}</text>')
-    for name, points in shown.items():
-        slot = slots.get(name, 0)
-        if smooth:
-            parts.append(f'<path class="faint run-{slot}" d="{_path(points, at)}"/>')
-        parts.append(f'<path class="line run-{slot}" d="{_path(lines[name], at)}"/>')
-        if not smooth and len(points) <= 40:
-            for x, y in points:
-                cx, cy = at(x, y)
-                hint = f"{escape(name)}, iteration {x:g}: {y:.1f}{escape(unit)}"
-                parts.append(
-                    f'<circle class="dot run-{slot}" cx="{cx:.1f}" cy="{cy:.1f}" r="3"><title>{hint}</title></circle>'
-                )
-    parts.append("</svg>")
-    return "".join(parts)
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
+        axes = figure.subplots()
+        for name, points in shown.items():
+            x, y = points.T
+            marked = not smooth and len(x) <= 40
+            axes.plot(
+                x,
+                _running_mean(y) if smooth else y,
+                color=_RUN.format(slots.get(name, 0)),
+                linewidth=2,
+                marker="o" if marked else None,
+                markersize=6,
+                markeredgecolor=_CARD,
+            )
+        # Losses start high and spike: the axis follows the smoothed lines, and the faint ones are clipped.
+        axes.set_ylim(*axes.get_ylim())
+        axes.set_xlim(0, 1.01 * max(float(points[:, 0].max()) for points in shown.values()) or 1)
+        for name, points in shown.items() if smooth else ():
+            axes.plot(*points.T, color=_RUN.format(slots.get(name, 0)), linewidth=1, alpha=0.28, zorder=1)
+        axes.set_facecolor("none")
+        axes.spines[:].set_visible(False)
+        axes.grid(axis="y", color=_LINE, linewidth=1)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, labelcolor=_SOFT)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(lambda value, _: _number(value))
+    return _inline(svg_of(figure, svg_hashsalt=label, svg_fonttype="none"), label)
 
 
-def _clean(curve: Curve) -> list[tuple[float, float]]:
-    points = [(float(x), float(y)) for x, y in curve if math.isfinite(float(y))]
+def _inline(file: str, label: str) -> str:
+    """The drawing as a part of a page: its size follows the page, ids that nothing refers to go."""
+    box, content = re.search(r'<svg[^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', file, re.S).groups()  # type: ignore[union-attr]
+    content = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style[^>]*>.*?</style>", "", content, flags=re.S)
+    # The page's font, which CSS gives; the numbers stand upright.
+    content = re.sub(r'font-family: [^;"]*;? ?| transform="rotate\(-0 [^"]*"', "", content)
+    content = content.replace("xlink:href", "href")
+    used = set(re.findall(r'(?:href="|url\()#([\w-]+)', content))
+    content = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", content)
+    for colour, variable in _VARIABLES.items():
+        content = content.replace(colour, variable)
+    content = re.sub(r"#fe00(\w\w)", lambda found: f"var(--run-{int(found[1], 16)})", content)
+    head = f'<svg class="chart" viewBox="{box}" role="img" aria-label="{escape(label)}">'
+    return head + re.sub(r"\s*\n\s*", " ", content).strip() + "</svg>"
+
+
+def _clean(curve: Curve) -> np.ndarray:
+    """(N, 2): iteration and value, at most _MOST_POINTS means of finite ones."""
+    points = np.array([(x, y) for x, y in curve if math.isfinite(float(y))], dtype=float).reshape(-1, 2)
     size = math.ceil(len(points) / _MOST_POINTS)
-    if size <= 1:
-        return points
-    bins = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in b) / len(b), sum(y for _, y in b) / len(b)) for b in bins]
+    return np.array([points[i : i + size].mean(0) for i in range(0, len(points), size)]) if size > 1 else points
 
 
-def _running_mean(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    reach = max(1, len(points) // 30)
-    means = []
-    for i, (x, _) in enumerate(points):
-        near = points[max(0, i - reach) : i + reach + 1]
-        means.append((x, sum(y for _, y in near) / len(near)))
-    return means
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round values that enclose low..high."""
-    span = (high - low) or abs(high) or 1.0
-    step = 10.0 ** math.floor(math.log10(span / 4))
-    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= 5)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, max(last, first + 1) + 1)]
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    reach = max(1, len(values) // 30)
+    return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
 
 
 def _number(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10000 else f"{round(value, 10):g}"
-
-
-def _path(points: list[tuple[float, float]], at: Callable[[float, float], tuple[float, float]]) -> str:
-    return "M" + "L".join("{:.1f} {:.1f}".format(*at(x, y)) for x, y in points)

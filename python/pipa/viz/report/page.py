@@ -162,7 +162,7 @@ def _curves(runs: Sequence[Run]) -> str:
     )
     parts = []
     miou = line_chart(
-        {run.name: run.miou_curve for run in runs}, slots, width=780, height=250, unit=" %", label="mIoU on the target"
+        {run.name: run.miou_curve for run in runs}, slots, width=780, height=250, label="mIoU on the target"
     )
     if miou:
         parts.append(f'<div class="card"><h3>mIoU on the target, percent, over iterations</h3>{miou}</div>')

@@ -37,12 +37,7 @@ td.best { font-weight: 650; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 18px; margin-top: 12px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px 8px; }
 .chart { display: block; width: 100%; height: auto; }
-.chart .grid { stroke: var(--line); stroke-width: 1; }
-.chart .tick { fill: var(--soft); font-size: 11px; font-variant-numeric: tabular-nums; }
-.chart path { fill: none; stroke-linejoin: round; stroke-linecap: round; }
-.chart .line { stroke-width: 2; } .chart .faint { stroke-width: 1; opacity: .28; }
-.chart .dot { stroke: var(--card); stroke-width: 1.5; }
-RUNS
+.chart text { font-variant-numeric: tabular-nums; }
 .panels { display: grid; gap: 18px 14px; margin-top: 14px; }
 figure { margin: 0; min-width: 0; }
 figure img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--band); }
@@ -53,10 +48,4 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 22px; margi
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 @media (max-width: 640px) { .panels { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
 @media print { main { padding: 0; } .card, figure { break-inside: avoid; } }
-""".replace(
-    "RUNS",
-    "\n".join(
-        f".chart path.run-{i} {{ stroke: var(--run-{i}); }} .chart circle.run-{i} {{ fill: var(--run-{i}); }}"
-        for i in range(5)
-    ),
-)
+"""
