@@ -77,7 +77,7 @@ def model(kind: str) -> dict[str, Any]:
     return dict(type="HRDAEncoderDecoder", decode_head=head, hr_crop_size=(32, 32), **parts)
 
 
-def loader(root: Path, stream: int, workers: int, batch: int = 2, loader_threads: int = 0) -> dict[str, Any]:
+def loader(root: Path, stream: int, workers: int, batch: int = 2) -> dict[str, Any]:
     labelled = stream == 0
     dataset = dict(
         type="FolderDataset",
@@ -98,7 +98,7 @@ def loader(root: Path, stream: int, workers: int, batch: int = 2, loader_threads
         batch_size=batch,
         num_workers=workers,
         persistent_workers=workers > 0,
-        sampler=dict(type="DrawSampler", stream=stream, threads=loader_threads),
+        sampler=dict(type="DrawSampler", stream=stream),
         dataset=dataset,
     )
 
@@ -110,17 +110,14 @@ def config(
     iterations: int = 6,
     workers: int = 0,
     batch: int = 2,
-    loader_threads: int = 0,
     **terms: Any,
 ) -> dict[str, Any]:
     """A whole mmengine config as plain values."""
-    hook = dict(
-        type="PipaHook", target_dataloader=loader(root, 1, workers, batch, loader_threads), **{**TERMS, **terms}
-    )
+    hook = dict(type="PipaHook", target_dataloader=loader(root, 1, workers, batch), **{**TERMS, **terms})
     return dict(
         default_scope="mmseg",
         model=model(kind),
-        train_dataloader=loader(root, 0, workers, batch, loader_threads),
+        train_dataloader=loader(root, 0, workers, batch),
         train_cfg=dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=10**6),
         optim_wrapper=dict(
             type="OptimWrapper",

@@ -134,7 +134,7 @@ def _augment(draw: Augment | Sequence[Any]) -> tuple[_Plain | None, float | None
 
 def _tuples_are_old() -> None:
     warnings.warn(
-        "recorded jitter and blur are dicts, pipa.functional.Jitter and Augment; tuples will be refused in 0.2",
+        "recorded jitter and blur are dicts, pipa.functional.Jitter and Augment; tuples will be refused in 0.3",
         DeprecationWarning,
         stacklevel=4,
     )

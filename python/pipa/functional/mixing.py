@@ -76,7 +76,7 @@ def _scope(word: str) -> str:
     if word != "image":
         return word
     warnings.warn(
-        'scope="image" is now spelled "per_image"; it will be refused in 0.2', DeprecationWarning, stacklevel=3
+        'scope="image" is now spelled "per_image"; it will be refused in 0.3', DeprecationWarning, stacklevel=3
     )
     return "per_image"
 

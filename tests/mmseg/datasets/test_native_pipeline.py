@@ -1,14 +1,10 @@
-"""Pipelines that run natively give the samples of the single transforms, bit by bit; with threads and without."""
+"""Pipelines that run natively give the samples of the single transforms, bit by bit."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,9 +19,7 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS
 from mmseg.utils import register_all_modules
 
-import pipa.mmseg
 from pipa.configs import list_configs, path_of
-from pipa.files.images import DataError
 from pipa.mmseg.datasets.check import innermost
 from pipa.mmseg.datasets.draw import Draw
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
@@ -172,85 +166,12 @@ def test_what_is_not_of_the_form_runs_as_before() -> None:
         assert found is None or "RandomFlip" in found.loud
 
 
-# Threads --------------------------------------------------------------------------------------------------------------
-def loader(dataset: Any, **sampler: Any) -> Any:
-    config = dict(dataset=dataset, sampler=dict(type="DrawSampler", **sampler), batch_size=2, num_workers=0)
-    return Runner.build_dataloader(config, seed=5)
+def test_the_threads_of_old_configs_change_nothing_but_warn(root: Path) -> None:
+    def samples(**sampler: Any) -> list[torch.Tensor]:
+        config = dict(batch_size=2, num_workers=0, sampler=dict(type="DrawSampler", **sampler))
+        stream = iter(Runner.build_dataloader(dict(config, dataset=built(root, pipeline())), seed=5))
+        return [image for _ in range(3) for image in next(stream)["inputs"]]
 
-
-def batches(loader: Any, count: int, skip: int = 0) -> list[dict]:
-    loader.sampler.skip(2 * skip)
-    stream = iter(loader)
-    return [next(stream) for _ in range(count)]
-
-
-def samples(found: list[dict]) -> list[dict]:
-    return [
-        dict(inputs=image, data_samples=sample)
-        for batch in found
-        for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True)
-    ]
-
-
-@pytest.mark.parametrize("rare", [False, True])
-@pytest.mark.parametrize("ahead", [None, 1])
-def test_threads_change_nothing(rare: bool, ahead: int | None, root: Path) -> None:
-    steps = pipeline(resize(60, 50), crop=dict(cat_max_ratio=0.5))
-    expected = samples(batches(loader(built(root, steps, rare)), 8))
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    for skip in (0, 3):
-        found = samples(batches(loader(built(root, steps, rare), threads=3, ahead=ahead), 8 - skip, skip))
-        for a, b in zip(expected[2 * skip :], found, strict=True):
-            assert_same(a, b)
-    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
-
-
-def test_errors_cross_threads_in_their_place(root: Path, tmp_path: Path) -> None:
-    layouts.folder(tmp_path / "d", count=4, size=SIZE)
-    dataset = built(tmp_path / "d", pipeline())
-    bad = dataset.get_data_info(2)["img_path"]
-    Path(bad).write_bytes(b"")
-    stream = iter(loader(dataset, threads=2, shuffle=False))
-    assert len(next(stream)["inputs"]) == 2
-    with pytest.raises(DataError, match=r"images/002\.png: expected an image, found an empty file"):
-        next(stream)
-
-
-def test_threads_end_with_the_iterator_and_at_exit(root: Path) -> None:
-    stream = iter(loader(built(root, pipeline()), threads=2))
-    next(stream)
-    own = [t for t in threading.enumerate() if "pipa-loader" in t.name]
-    assert own
-    del stream
-    for thread in own:
-        thread.join(20)
-    assert not any(thread.is_alive() for thread in own)
-    code = (
-        "import sys; sys.path[:0] = ['tests/mmseg/datasets', 'tests/helpers']; import test_native_pipeline as t;"
-        f"s = iter(t.loader(t.built(t.Path({str(root)!r}), t.pipeline()), threads=2)); next(s); print('done')"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=Path(__file__).resolve().parents[3],
-        check=False,
-    )
-    assert (run.returncode, run.stdout.strip().splitlines()[-1]) == (0, "done"), run.stderr[-2000:]
-    assert "Exception" not in run.stderr
-
-
-def test_threads_need_a_native_pipeline(root: Path) -> None:
-    with pytest.raises(ValueError, match="PhotoMetricDistortion may draw from the global generators"):
-        loader(built(root, PIPELINES["more draws afterwards"]), threads=2)
-    with pytest.raises(ValueError, match="does not begin with LoadImage"):
-        loader(built(root, pipeline(), fuse=False), threads=2)
-    with pytest.raises(ValueError, match="list is no data set of this package"):
-        pipa.mmseg.DrawSampler([1], seed=0, threads=1)
-    with pytest.raises(ValueError, match="threads >= 0"):
-        loader(built(root, pipeline()), threads=-1)
-    sampler = pipa.mmseg.DrawSampler(built(root, pipeline()), seed=0, threads=1)
-    with pytest.raises(ValueError, match="nobody fetches the samples"):
-        for _ in sampler:
-            pass
+    with pytest.warns(DeprecationWarning, match="set num_workers of the loader"):
+        found = samples(threads=4, ahead=8)
+    assert all(torch.equal(a, b) for a, b in zip(found, samples(), strict=True))

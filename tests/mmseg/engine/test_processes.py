@@ -52,18 +52,6 @@ def test_trainings_with_workers_and_a_clean_exit(method: str, root: Path, tmp_pa
     assert all((tmp_path / name / "iter_2.pth").exists() for name in names)
 
 
-def test_trainings_with_loader_threads_and_workers(root: Path, tmp_path: Path, started: list[Any]) -> None:
-    """Threads in one training, then a training that forks its workers: both end, and the process exits."""
-    threads = tiny.config(root, tmp_path / "a", iterations=2, loader_threads=2)
-    cfgs = [threads, config(root, tmp_path / "b", "fork", iterations=2)]
-    process = tiny.processes().Process(target=tiny.children, args=(cfgs, str(tmp_path / "log"), 2))
-    started.append(process)
-    process.start()
-    process.join(170)
-    assert process.exitcode == 0, (tmp_path / "log").read_text()[-3000:]
-    assert all((tmp_path / name / "iter_2.pth").exists() for name in "ab")
-
-
 def workers_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

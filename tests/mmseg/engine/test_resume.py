@@ -27,7 +27,6 @@ CASES: dict[str, dict[str, Any]] = {
     "hrda": dict(kind="hrda"),
     "daformer, one worker": dict(workers=1),
     "hrda, one worker": dict(kind="hrda", workers=1),
-    "daformer, loader threads": dict(loader_threads=2),
     "memory bank": dict(pixel_memory_bank=16),
     "prototypes, distribution, start network": dict(
         label_network="initial",

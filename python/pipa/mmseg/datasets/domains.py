@@ -24,7 +24,6 @@ from pipa.files.images import DataError
 from pipa.files.listing import find_files
 from pipa.mmseg.datasets.draw import REPLACEMENT, Draw, seeded
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
-from pipa.mmseg.datasets.prefetch import SampledAhead
 from pipa.mmseg.datasets.target_pipeline import TargetPipeline
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader
 
@@ -58,7 +57,7 @@ def read_list(path: str | Path) -> list[str]:
     return [stem for stem in stems if stem and not stem.startswith("#")]
 
 
-class DomainDataset(SampledAhead, BaseSegDataset):
+class DomainDataset(BaseSegDataset):
     """Base of the data sets below: pairs of `data_prefix[img_path]/STEM + img_suffix` and
     `data_prefix[seg_map_path]/STEM + seg_map_suffix`, STEM from `ann_file` or from the folder.
 
@@ -200,7 +199,7 @@ class DomainDataset(SampledAhead, BaseSegDataset):
             self._fused = (transforms, fuse(transforms) if self.fuse and narrow else None)
         return self._fused[1]
 
-    def sample(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict:
         fused = self.fused() if isinstance(index, Draw) else None
         for attempt in range(_REPLACEMENTS):
             try:

@@ -34,7 +34,7 @@ from pipa.mmseg.datasets.transforms import (
     run,
 )
 
-# Transforms that draw nothing: threads may run them.
+# Transforms that draw nothing: the global generators need no seed for them.
 _QUIET = (PackSegInputs, PackUnlabelled)
 
 
@@ -107,7 +107,7 @@ class Fused:
     """A pipeline whose start runs natively.
 
     Attributes:
-        quiet: whether the rest draws nothing from the global generators, so that threads may run it.
+        loud: names of the other transforms, which may draw from the global generators.
     """
 
     def __init__(self, image: LoadImage, label: LoadLabel | None, plan: dict[str, Any], rest: list[Any]) -> None:

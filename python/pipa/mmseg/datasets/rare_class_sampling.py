@@ -23,7 +23,6 @@ from pipa.files.labels import LabelReading
 from pipa.files.statistics import STATS_FILE, read_statistics
 from pipa.mmseg.datasets.draw import RARE_CLASS, Draw, seeded
 from pipa.mmseg.datasets.parts import locate, parts
-from pipa.mmseg.datasets.prefetch import SampledAhead
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader, run
 
 
@@ -105,7 +104,7 @@ def _statistics(dataset: Any, folder: str | Path | None) -> list[dict[str, Any]]
 
 
 @DATASETS.register_module()
-class RareClassSampling(SampledAhead):
+class RareClassSampling:
     """Wrapper of a labelled mmseg data set that draws images by class. For the source's train_dataloader.
 
         dict(type="RareClassSampling", dataset=dict(type="GTADataset", ...), temperature=0.01, min_pixels=3000,
@@ -176,7 +175,7 @@ class RareClassSampling(SampledAhead):
         native = getattr(part, "fused", None)
         return None if native is None or max(self.classes) > 255 else native()
 
-    def sample(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict:
         """A random image; a `Draw` decides which."""
         for attempt in range(10):
             picked, wanted = self.pick(index, attempt)

@@ -15,12 +15,15 @@ is the int index of its image); wrap it in `SeededDataset` to make its augmentat
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Sized
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.logging import print_log
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Sampler
 
@@ -44,8 +47,7 @@ class DrawSampler(Sampler):
         seed: the run's seed (mmengine passes it). None asks for one that all ranks share.
         stream: keeps loaders of one run independent; 0 for the source, 1 for the target.
         shuffle: a fresh permutation per epoch, or the files in order.
-        threads: threads of this process that make samples ahead of the training; for num_workers=0. See prefetch.py.
-        ahead: samples they are ahead; 4 per thread where it is not given.
+        threads, ahead: deprecated, without effect; num_workers of the loader gives the same samples.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class DrawSampler(Sampler):
         threads: int = 0,
         ahead: int | None = None,
     ) -> None:
-        if threads < 0 or (ahead is not None and ahead < 1):
-            raise ValueError(f"DrawSampler: expected threads >= 0 and ahead >= 1, got {threads} and {ahead}")
+        if threads or ahead is not None:
+            text = "DrawSampler: threads and ahead do nothing; set num_workers of the loader for the same samples"
+            warnings.warn(f"{text}; the next minor version refuses them", DeprecationWarning, stacklevel=2)
+            print_log(text, logger="current", level=logging.WARNING)  # Python hides a DeprecationWarning of a library
         self.rank, self.world_size = get_dist_info()
         self.size = len(dataset)
         if self.size == 0:
@@ -69,11 +73,6 @@ class DrawSampler(Sampler):
         self.stream = stream
         self.shuffle = shuffle
         self.start = start
-        self.dataset, self.threads, self.ahead = dataset, threads, ahead or 4 * threads
-        if threads:
-            from pipa.mmseg.datasets.prefetch import check
-
-            check(dataset, threads)
 
     def draw(self, number: int) -> Draw:
         """The draw with this number, whoever asks."""
@@ -82,13 +81,6 @@ class DrawSampler(Sampler):
         return Draw(index, self.seed, self.stream, number)
 
     def __iter__(self) -> Iterator[Draw]:
-        if not self.threads:
-            return self._draws()
-        from pipa.mmseg.datasets.prefetch import Ahead
-
-        return Ahead(self.dataset, self.threads, self.ahead).run(self._draws())
-
-    def _draws(self) -> Iterator[Draw]:
         number = self.rank + self.start * self.world_size
         while True:
             yield self.draw(number)
