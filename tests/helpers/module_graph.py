@@ -53,6 +53,17 @@ def python_imports(modules: Mapping[str, Path]) -> tuple[Graph, Graph]:
     return inner, outer
 
 
+def private_names(file: Path) -> set[str]:
+    """Private attributes that a file takes of something else than itself, and private names that it imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute) and not re.match(r"(self|cls|super\(.*\))$", ast.unparse(node.value)):
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
 def rust_modules(folder: Path = ROOT / "src") -> dict[str, Path]:
     """Path below the crate ("loss::contrast") -> file; test modules are left out."""
     found = {}

@@ -18,6 +18,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from pipa.files.torch_file import CheckpointError, numpy_scalars, read, refused
+from pipa.mmseg.mmengine_compat import checkpoint_loaders
 
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
@@ -71,7 +72,7 @@ def _refusing(loader: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Make mmengine's checkpoint loaders (``load_from``, ``resume``, ``Pretrained``) refuse code. Done once."""
-    for prefix, loader in list(CheckpointLoader._schemes.items()):
+    for prefix, loader in checkpoint_loaders().items():
         if prefix == "":
             CheckpointLoader.register_scheme(prefixes="", loader=load, force=True)
         elif not getattr(loader, "refuses_code", False):

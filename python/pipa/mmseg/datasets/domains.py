@@ -189,7 +189,7 @@ class DomainDataset(BaseSegDataset):
 
     def stored_classes(self) -> int:
         """Number of ids that a label file may hold: `classes` may name a subset of them."""
-        return len(type(self).METAINFO.get("classes") or self._metainfo["classes"])
+        return len(type(self).METAINFO.get("classes") or self.metainfo["classes"])
 
     def fused(self) -> Fused | None:
         """The native form of the pipeline as it is now, or None."""

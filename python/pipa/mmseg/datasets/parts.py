@@ -7,6 +7,8 @@ from typing import Any
 
 from mmengine.dataset import ConcatDataset, RepeatDataset
 
+from pipa.mmseg.mmengine_compat import place_in_part
+
 
 def parts(dataset: Any) -> Iterator[Any]:
     """The data sets that hold the images, in order."""
@@ -23,10 +25,10 @@ def locate(dataset: Any, index: int) -> tuple[Any, int]:
     """The data set that holds an image, and the image's index in it; a draw stays the draw it is."""
     while True:
         if isinstance(dataset, ConcatDataset):
-            number, index = dataset._get_ori_dataset_idx(index)
+            number, index = place_in_part(dataset, index)
             dataset = dataset.datasets[number]
         elif isinstance(dataset, RepeatDataset):
-            index = dataset._get_ori_dataset_idx(index)
+            _, index = place_in_part(dataset, index)
             dataset = dataset.dataset
         elif getattr(dataset, "dataset", None) is not None:
             dataset = dataset.dataset

@@ -21,7 +21,6 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmengine.runner.loops import BaseLoop
 
 from pipa.files.atomic import DamagedFile, remove_parts, verify, write
 from pipa.files.torch_file import CheckpointError, plain
@@ -30,6 +29,7 @@ from pipa.mmseg.checkpoints.resume import RECORD, check_fit, compare, follow_con
 from pipa.mmseg.checkpoints.safe_load import allowed
 from pipa.mmseg.engine.stop_signals import StopSignals, isolate
 from pipa.mmseg.engine.work_folder import POINTER, FolderLock, checkpoints, claim, to_resume
+from pipa.mmseg.mmengine_compat import is_resuming, is_training, start_file, start_from
 
 BACKEND = "pipa_safe"
 
@@ -103,7 +103,7 @@ class SafeCheckpointHook(CheckpointHook):
     # -- resuming ----------------------------------------------------------------------------------------------------
 
     def before_run(self, runner: Runner) -> None:
-        if not isinstance(runner._train_loop, BaseLoop):
+        if not is_training(runner):
             return
         answer: list[Any] = [None, None]
         if is_main_process():
@@ -114,11 +114,10 @@ class SafeCheckpointHook(CheckpointHook):
         broadcast_object_list(answer)
         if answer[1] is not None:
             raise CheckpointError(answer[1])
-        if not runner._resume:
+        if not is_resuming(runner):
             return
-        runner._load_from = answer[0]
+        start_from(runner, answer[0])
         if answer[0] is None:
-            runner._resume = False
             runner.logger.warning(f"resume: no checkpoint in {self._folder(runner)}, starting from iteration 0")
 
     def _begin(self, runner: Runner) -> str | None:
@@ -129,7 +128,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._lock.take()
         except OSError as error:
             raise CheckpointError(f"{folder}: checkpoints cannot be saved here ({error.strerror})") from None
-        if runner._resume:
+        if is_resuming(runner):
             return self._checkpoint_to_resume(runner)
         claim(folder, self.filename_tmpl, self.overwrite)
         return None
@@ -141,8 +140,8 @@ class SafeCheckpointHook(CheckpointHook):
         return Path(self.out_dir) / Path(runner.work_dir).name
 
     def _checkpoint_to_resume(self, runner: Runner) -> str | None:
-        if runner._load_from is not None:
-            given = str(runner._load_from)
+        given = start_file(runner)
+        if given is not None:
             if "://" not in given:
                 try:
                     verify(given, allowed())
@@ -166,20 +165,20 @@ class SafeCheckpointHook(CheckpointHook):
         return None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        name = str(runner._load_from)
+        name = str(start_file(runner))
         state = checkpoint.get("state_dict", checkpoint)
         if not isinstance(state, dict):
             raise CheckpointError(
                 f"{name}: expected a dictionary of weights under state_dict, got {type(state).__name__}"
             )
-        training = isinstance(runner._train_loop, BaseLoop)
-        if training and runner._resume:
+        training = is_training(runner)
+        if training and is_resuming(runner):
             changed = compare(runner, checkpoint, name)
             self._settings = own_settings(runner.optim_wrapper) if changed else None
         if isinstance(checkpoint.get("meta"), dict):
             checkpoint["meta"].pop("config", None)  # mmengine would run it as a program
         if training:
-            check_fit(_bare(runner.model), {**state, **_heads(checkpoint)}, name, runner.logger, runner._resume)
+            check_fit(_bare(runner.model), {**state, **_heads(checkpoint)}, name, runner.logger, is_resuming(runner))
         hub = checkpoint.get("message_hub")
         if hub is not None:
             hub["log_scalars"] = {
@@ -271,7 +270,7 @@ class SafeCheckpointHook(CheckpointHook):
             raise CheckpointError(f"{path}: could not be saved ({reason}); {good}; {hint}") from error
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
-        if not self.save_best or not isinstance(runner._train_loop, BaseLoop):
+        if not self.save_best or not is_training(runner):
             return  # nothing to keep, or a validation of its own
         folder = Path(self.out_dir)
         self._guarded(folder / "best", lambda: super(SafeCheckpointHook, self)._save_best_checkpoint(runner, metrics))

@@ -20,7 +20,6 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmengine.runner.loops import BaseLoop, _InfiniteDataloaderIterator
 from torch import Tensor, nn
 
 from pipa._core import NonFiniteError
@@ -37,6 +36,7 @@ from pipa.mmseg.engine.seeding import seed_iteration
 from pipa.mmseg.engine.stop_signals import isolate
 from pipa.mmseg.engine.valid_mask import valid_mask
 from pipa.mmseg.evaluation.teacher import evaluate
+from pipa.mmseg.mmengine_compat import InfiniteIterator, accumulative_counts, is_resuming, is_training, start_file
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads, core_model, main_head
 from pipa.mmseg.models.sliding import TorchDraws
 from pipa.settings import HOOK_DEFAULTS, HookSettings, default_settings, native_step
@@ -112,13 +112,13 @@ class PipaHook(Hook):
     # -- before training ---------------------------------------------------------------------------------------------
 
     def before_run(self, runner: Runner) -> None:
-        if not isinstance(runner._train_loop, BaseLoop):
+        if not is_training(runner):
             return  # validation or test: nothing of the training is needed
-        wrapper = runner.optim_wrapper
-        if getattr(wrapper, "_accumulative_counts", 1) != 1:
+        counts = accumulative_counts(runner.optim_wrapper)
+        if counts != 1:
             raise ValueError(
                 "PipaHook: optim_wrapper.accumulative_counts must be 1 (one iteration has several backward passes), "
-                f"got {wrapper._accumulative_counts}; use a larger batch or more processes instead"
+                f"got {counts}; use a larger batch or more processes instead"
             )
         self._configure({**runner.cfg.get("pipa", {}), **self._arguments})
         self.tuning.check(runner)
@@ -141,13 +141,13 @@ class PipaHook(Hook):
                 runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        if not isinstance(runner._train_loop, BaseLoop):
+        if not is_training(runner):
             return
         # The model still has the weights of init_weights here: those are the ImageNet features.
         self._keep_imagenet(core_model(runner))
         saved = checkpoint.get("pipa")
-        if runner._resume:
-            need_state(checkpoint, str(runner._load_from))
+        if is_resuming(runner):
+            need_state(checkpoint, str(start_file(runner)))
             if saved is None:
                 raise ValueError("resume: the checkpoint holds no 'pipa' part; it was not saved by a PiPa training")
             self._saved = saved
@@ -176,7 +176,7 @@ class PipaHook(Hook):
         for sampler in (runner.train_dataloader.sampler, loader.sampler):
             if hasattr(sampler, "skip") and hasattr(sampler, "seed"):
                 sampler.seed = runner.seed  # the seed of the checkpoint, when this run resumes one
-        self.target = _InfiniteDataloaderIterator(loader)
+        self.target = InfiniteIterator(loader)
         self.target.skip_iter(runner.iter)
         hook = self
         runner.model.train_step = MethodType(
@@ -201,7 +201,7 @@ class PipaHook(Hook):
             )
         if not prototypes or self.prototype_batches == 0 or self.pipa.iteration > 0:
             return
-        batches = itertools.islice(_InfiniteDataloaderIterator(self._target_loader(runner)), self.prototype_batches)
+        batches = itertools.islice(InfiniteIterator(self._target_loader(runner)), self.prototype_batches)
         prepare: Any = core.data_preprocessor
         self.pipa.start_prototypes(self.tuning.image(prepare(batch, False)["inputs"]) for batch in batches)
 

@@ -17,9 +17,9 @@ from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmengine.runner.loops import BaseLoop
 
 from pipa.mmseg.engine.seeding import torch_seed
+from pipa.mmseg.mmengine_compat import is_training, update_val_interval
 
 EVALUATIONS, LOG, PROGRESS = "evaluations.jsonl", "log.jsonl", "progress.json"
 
@@ -49,7 +49,7 @@ class RepeatableHook(Hook):
         self._earlier, self._started, self._told = 0.0, time.monotonic(), 0.0
 
     def before_run(self, runner: Runner) -> None:
-        if isinstance(runner._train_loop, BaseLoop):
+        if is_training(runner):
             seed_all(runner.seed, get_rank(), -1)
 
     def before_train(self, runner: Runner) -> None:
@@ -58,8 +58,7 @@ class RepeatableHook(Hook):
         loop = runner.train_loop
         if runner.iter == 0 or runner.val_loop is None or runner.iter < loop.val_begin:
             return
-        if hasattr(loop, "_decide_current_val_interval"):
-            loop._decide_current_val_interval()
+        update_val_interval(loop)
         due = runner.iter % loop.val_interval == 0 or runner.iter == runner.max_iters
         if due and runner.iter not in {line["iteration"] for line in read_lines(Path(runner.work_dir) / EVALUATIONS)}:
             runner.val_loop.run()

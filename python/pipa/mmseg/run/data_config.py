@@ -18,6 +18,7 @@ from mmengine.utils import import_modules_from_strings
 from pipa.configs import path_of
 from pipa.files.plain import SUFFIXES, read_plain
 from pipa.mmseg.checkpoints.components import IMPORTS, is_registered, looked_up
+from pipa.mmseg.mmengine_compat import merge
 
 
 def read_data_config(path: str | Path, _inside: tuple[Path, ...] = ()) -> Config:
@@ -35,14 +36,14 @@ def read_data_config(path: str | Path, _inside: tuple[Path, ...] = ()) -> Config
     bases = content.pop("_base_", [])
     merged = ConfigDict()
     for base in [bases] if isinstance(bases, str) else bases:
-        merged = Config._merge_a_into_b(_base(path, str(base), (*_inside, path))._cfg_dict, merged)
+        merged = merge(_base(path, str(base), (*_inside, path)), merged)
     _import(path, content.get("custom_imports"))
     for name in looked_up(content):
         if "." in name and not is_registered(name):
             raise ValueError(
                 f"{path}: type {name!r} is no registered component; a YAML or JSON config is data and names those only"
             )
-    merged = Config._merge_a_into_b(ConfigDict(content), merged)
+    merged = merge(ConfigDict(content), merged)
     # The runner keeps a copy in the work folder: as Python, which keeps tuples apart from lists.
     return Config(merged, cfg_text=path.read_text(encoding="utf-8"), filename=str(path.with_suffix(".py")))
 

@@ -27,6 +27,7 @@ from pipa.inference.tiling import Window
 from pipa.mmseg.checkpoints.description import Description, allowed_imports
 from pipa.mmseg.checkpoints.weights import fill
 from pipa.mmseg.datasets.transforms import run
+from pipa.mmseg.mmengine_compat import normalised_by
 
 _IMAGE_LOADERS = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadSingleRSImageFromFile")
 # A picture longer than so many times its width is extended before it is resized.
@@ -125,10 +126,7 @@ class SegmentorNetwork:
         Written out, where :meth:`prepare` calls the preprocessor, because an exporter has to follow it.
         """
         pre: Any = self.model.data_preprocessor
-        # The preprocessor turns BGR round where it is told to; what it gets is BGR.
-        inputs = image_bchw if pre._channel_conversion else image_bchw.flip(1)
-        if pre._enable_normalize:
-            inputs = (inputs - pre.mean) / pre.std
+        inputs = normalised_by(pre, image_bchw)
         options = pre.test_cfg or {}
         height, width = inputs.shape[2:]
         least = options.get("size") or (height, width)

@@ -102,7 +102,7 @@ class EfficientNetLite(BaseModule):
         # The file's names begin with underscores, "_blocks.0._bn1.weight"; the classifier's are left out.
         plain = {".".join(part.removeprefix("_") for part in key.split(".")): value for key, value in file.items()}
         self.load_state_dict({key: value for key, value in plain.items() if key.rpartition(".")[0] in LAYERS})
-        self._is_init = True
+        self.is_init = True
 
     def train(self, mode: bool = True) -> EfficientNetLite:
         super().train(mode)

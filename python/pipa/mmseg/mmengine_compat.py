@@ -1,0 +1,76 @@
+"""What this package takes of OpenMMLab's private names, each with its reason, so that a renamed one breaks here alone.
+
+One is overridden elsewhere: ``CheckpointHook._save_best_checkpoint``, in engine/checkpoint_hook.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner.loops import BaseLoop, _InfiniteDataloaderIterator
+from torch import Tensor
+
+#: The iterator that IterBasedTrainLoop keeps; a resume makes it anew, as the loop does.
+InfiniteIterator = _InfiniteDataloaderIterator
+
+
+def is_training(runner: Runner) -> bool:
+    """Was the training loop built? ``runner.train_loop`` would build it in a run that only tests."""
+    return isinstance(runner._train_loop, BaseLoop)
+
+
+def is_resuming(runner: Runner) -> bool:
+    """Resume instead of starting from weights; the runner has no public name for its argument ``resume``."""
+    return bool(runner._resume)
+
+
+def start_file(runner: Runner) -> str | None:
+    """The file that ``load_from`` or ``resume`` names; the runner has no public name for it either."""
+    return None if runner._load_from is None else str(runner._load_from)
+
+
+def start_from(runner: Runner, path: str | None) -> None:
+    """Let a runner that resumes take this file; None starts anew. ``resume=True`` alone takes whatever came last."""
+    runner._load_from = path
+    runner._resume = path is not None
+
+
+def accumulative_counts(wrapper: OptimWrapper) -> int:
+    """Iterations between two steps of the optimiser; kept under a private name alone."""
+    return int(getattr(wrapper, "_accumulative_counts", 1))
+
+
+def update_val_interval(loop: Any) -> None:
+    """What the loop does before each iteration: ``dynamic_intervals`` set ``val_interval``."""
+    if hasattr(loop, "_decide_current_val_interval"):
+        loop._decide_current_val_interval()
+
+
+def checkpoint_loaders() -> dict[str, Callable[..., Any]]:
+    """Loader of each prefix of a checkpoint's name; there is a public way to set one, none to list them."""
+    return dict(CheckpointLoader._schemes)
+
+
+def merge(config: ConfigDict | Config, base: ConfigDict) -> ConfigDict:
+    """``config`` over ``base``, by the rules of ``_base_`` (``_delete_`` too); merge_from_dict splits names at dots."""
+    return Config._merge_a_into_b(config._cfg_dict if isinstance(config, Config) else config, base)
+
+
+def place_in_part(dataset: ConcatDataset | RepeatDataset, index: int) -> tuple[int, int]:
+    """Number of the part that holds an image, and the image's index in it."""
+    found = dataset._get_ori_dataset_idx(index)
+    return found if isinstance(dataset, ConcatDataset) else (0, found)
+
+
+def normalised_by(preprocessor: Any, image_bchw: Tensor) -> Tensor:
+    """Channels and values of RGB images, (B, 3, H, W), as the model's preprocessor makes them, without its copies.
+
+    The preprocessor gets BGR; whether it turns the channels and normalises is kept under private names.
+    """
+    inputs = image_bchw if preprocessor._channel_conversion else image_bchw.flip(1)
+    return (inputs - preprocessor.mean) / preprocessor.std if preprocessor._enable_normalize else inputs
