@@ -12,6 +12,7 @@ from pipa.commands import configs as listing
 from pipa.commands import export as exporting
 from pipa.commands import predict as predicting
 from pipa.commands import study
+from pipa.commands import test as testing
 from pipa.environment import hide_remarks
 
 
@@ -79,12 +80,6 @@ def parser() -> argparse.ArgumentParser:
             help="override settings, e.g. train_cfg.max_iters=1000 custom_hooks.0.pixel_weight=0.2",
         )
 
-    def with_model(command: argparse.ArgumentParser) -> None:
-        command.add_argument("checkpoint", help="checkpoint of a training, or a converted one")
-        command.add_argument(
-            "--teacher", action="store_true", help="use the teacher's weights instead of the student's"
-        )
-
     train = add("train", run_train, "Train from a config.")
     with_config(train)
     train.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/CONFIG)")
@@ -95,10 +90,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
     train.add_argument("--threads", type=int, help="CPU threads of PyTorch")
 
-    test = add("test", run_test, "Evaluate a checkpoint on the config's test data.")
-    with_config(test)
-    with_model(test)
-    test.add_argument("--work-dir", help="folder for logs (default: work_dirs/CONFIG)")
+    text = "Evaluate a checkpoint on the config's test data, or score checkpoints without labels."
+    testing.add_arguments(add("test", testing.run, text))
 
     predicting.add_arguments(add("predict", predicting.run, "Segment images; writes colour overlays and label PNGs."))
 
@@ -150,15 +143,6 @@ def run_train(a: argparse.Namespace) -> int:
 
     config = load_config(a.config, a.cfg_options, a.work_dir)
     train(config, resume=a.resume, launcher=a.launcher, threads=a.threads, overwrite=a.overwrite)
-    return 0
-
-
-def run_test(a: argparse.Namespace) -> int:
-    from pipa.mmseg.run.train import evaluate_checkpoint, load_config
-
-    metrics = evaluate_checkpoint(load_config(a.config, a.cfg_options, a.work_dir), a.checkpoint, teacher=a.teacher)
-    for name, value in metrics.items():
-        print(f"{name:<24} {value:8.2f}")
     return 0
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate, pad
 
 from pipa.inference.decision import NotFiniteError, decide
 from pipa.inference.export.folder import WEIGHTS, write_folder
+from pipa.inference.memory import give_back
 from pipa.inference.network import Network, Prepared
 from pipa.inference.prediction import Prediction
 from pipa.inference.sources import list_images
@@ -24,6 +25,8 @@ from pipa.inference.tiling import Window, bands
 Source: TypeAlias = str | Path | Image.Image | npt.NDArray[Any]
 # A picture smaller than this may be too small for an encoder's strides; it is then extended to this many pixels.
 _LEAST = 128
+# Values of an input from which on freed memory is returned to the system between its bands.
+_LARGE = 3 << 22
 # What a picture can fail with: reading, decoding, the network, memory.
 TROUBLES = (ValueError, OSError, RuntimeError, MemoryError)
 
@@ -161,11 +164,25 @@ class Segmenter:
         rows = [band for _, band in self._bands([prepared], prepared.inputs, window or self.network.window)]
         return _unpadded(torch.cat(rows, 2)[0], prepared)
 
+    @torch.inference_mode()
+    def pieces(self, prepared: Prepared) -> Iterator[tuple[Tensor, npt.NDArray[Any]]]:
+        """What a prediction decides on, from top to bottom: logits ``(C, h, w)`` at the input's size and the labels of
+        those rows, at the picture's size. One piece where the two sizes differ."""
+        parts = self._bands([prepared], prepared.inputs, self.network.window)
+        if _direct(prepared):
+            for _, band in parts:
+                yield band[0], self._one(prepared, band[0], tuple(band.shape[2:]))[0]
+        else:
+            whole = torch.cat([band for _, band in parts], 2)[0]
+            yield _unpadded(whole, prepared), self._one(prepared, whole)[0]
+
     def _decide(
         self, items: list[Prepared], flip: bool, scales: Sequence[float], window: Window | None
     ) -> Iterator[Prediction]:
         window = window or self.network.window
         inputs = torch.cat([item.inputs for item in items]) if len(items) > 1 else items[0].inputs
+        if inputs.numel() > _LARGE:
+            give_back()  # what preparing it took
         if flip or tuple(scales) != (1.0,):
             whole = self._averaged(items, inputs, flip, scales, window)
             results = [self._one(item, whole[i]) for i, item in enumerate(items)]
@@ -206,6 +223,9 @@ class Segmenter:
         for _, band in parts:
             for i, item in enumerate(items):
                 rows[i].append(self._one(item, band[i], tuple(band.shape[2:])))
+            if items[0].inputs.numel() > _LARGE:
+                del band
+                give_back()
         return [(np.concatenate([r[0] for r in some]), np.concatenate([r[1] for r in some])) for some in rows]
 
     def _one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pipa.inference.export.onnx import write_onnx
 from pipa.mmseg.checkpoints.description import KEY
 from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import WHICH, Weights, choose, held
+from pipa.mmseg.run.choosing import logged_scores
 from pipa.mmseg.run.network import build
 from pipa.mmseg.run.open import description_of
 
@@ -91,15 +91,9 @@ def _add_scores(description: dict[str, Any], checkpoint: Path, which: str) -> No
     training = description.get("training")
     if not training:
         return
-    for log in sorted(checkpoint.parent.glob("*/vis_data/scalars.json")):
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a training that was killed
-            if "mIoU" in entry and entry.get("step") == training.get("iteration"):
-                scores = {k: float(v) for k, v in entry.items() if "mIoU" in k}
-                description["training"] = training = {**training, "scores": scores, "validated": entry["step"]}
+    scores = logged_scores(checkpoint.parent).get(training.get("iteration"))
+    if scores:
+        description["training"] = training = {**training, "scores": scores, "validated": training["iteration"]}
     prefix = "teacher/"
     if which == "teacher" and any(name.startswith(prefix) for name in training.get("scores") or {}):
         scores = {k.removeprefix(prefix): v for k, v in training["scores"].items() if k.startswith(prefix)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import pipa.mmseg  # noqa: F401  (registers)
+from pipa.inference.memory import give_back
 from pipa.inference.segmenter import Segmenter
 from pipa.mmseg.checkpoints import description as described
 from pipa.mmseg.checkpoints.config_text import read_config_text
@@ -25,9 +26,21 @@ def open_segmenter(
 ) -> Segmenter:
     """See :func:`pipa.load`."""
     content = read_checkpoint(checkpoint)
-    where = str(checkpoint)
-    description = description_of(content, where, config)
-    description = {**description, WHICH: held(content, weights)}
+    segmenter = segmenter_of(content, str(checkpoint), config, weights, device)
+    del content  # holds every weight, and those of the other network, once more
+    give_back()
+    return segmenter
+
+
+def segmenter_of(
+    content: dict[str, Any],
+    where: str,
+    config: Any = None,
+    weights: Weights = "auto",
+    device: str | torch.device | None = None,
+) -> Segmenter:
+    """The student or the teacher of a checkpoint that was read already."""
+    description = {**description_of(content, where, config), WHICH: held(content, weights)}
     return Segmenter(build(description, choose(content, where, weights), where, device))
 
 
