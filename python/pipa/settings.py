@@ -218,6 +218,8 @@ class HookSettings(StepSettings, total=False):
     """With several processes, terms and draws are those of the joined batch, as if one process had it all."""
     prototype_batches: int
     """Batches of target images whose class means are the first prototypes; 0: those of the first iterations."""
+    initial_labels: str | None
+    """Folder of soft labels that stand for the network that the training starts from (``pipa soft-labels``)."""
     gradient_interval: int
     """Log the gradient norm of each term every that many iterations; 0: never."""
     check_interval: int
@@ -242,6 +244,7 @@ HOOK_DEFAULTS: dict[str, Any] = {
     "evaluate_teacher": True,
     "joined": True,
     "prototype_batches": 0,
+    "initial_labels": None,
     "gradient_interval": 0,
     "check_interval": 50,
     "nonfinite": "stop",

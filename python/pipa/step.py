@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import Tensor, nn
 
@@ -58,6 +58,7 @@ class PipaStep(nn.Module):
             student at construction when not given and ``feature_distance_weight > 0``.
         initial: frozen network that the training starts from, for ``label_network="initial"`` and
             ``distillation_weight > 0``. A copy of the student at construction when not given; part of ``state_dict()``.
+            ``"stored"``: there is none, each call brings its answer as ``initial_logits``.
         feature_channels: channels of each feature map; found by a trial pass on a small blank image when not given.
         pixel_dim, patch_dim: channels of the two embeddings (256 and 128 in the paper).
         projection_hidden: channels between the two convolutions of a head; None takes the sum of the feature channels,
@@ -86,7 +87,7 @@ class PipaStep(nn.Module):
         image_max: float | None = None,
         teacher: nn.Module | None = None,
         imagenet: nn.Module | None = None,
-        initial: nn.Module | None = None,
+        initial: nn.Module | Literal["stored"] | None = None,
         feature_channels: Sequence[int] | None = None,
         pixel_dim: int = 256,
         patch_dim: int = 128,
@@ -113,8 +114,16 @@ class PipaStep(nn.Module):
             imagenet = unwrap(imagenet, "imagenet").core
         self.initial: nn.Module | None = None
         if used["label_network"] == "initial" or used["distillation_weight"] > 0:
-            first = frozen_copy(core) if initial is None else unwrap(initial, "initial").core
-            self.initial = first.requires_grad_(False)
+            if initial is None:
+                self.initial = frozen_copy(core)
+            elif isinstance(initial, nn.Module):
+                self.initial = unwrap(initial, "initial").core.requires_grad_(False)
+            elif initial != "stored":
+                raise ValueError(f"initial: expected a network or 'stored', got {initial!r}")
+        elif initial == "stored":
+            raise ValueError(
+                "initial='stored': expected label_network='initial' or distillation_weight above 0 beside it"
+            )
         make = adapter or adapter_for(
             core, features, num_classes, auxiliary_weight, align_corners, finest_stride, wrapped.compiler
         )
@@ -172,6 +181,7 @@ class PipaStep(nn.Module):
         target: Tensor,
         *,
         valid_mask: Tensor | None = None,
+        initial_logits: Tensor | None = None,
         draws: dict[str, Any] | None = None,
         log_gradients: bool = False,
         check_finite: bool = False,
@@ -183,6 +193,8 @@ class PipaStep(nn.Module):
             source_label: class ids (B, H, W) or (B, 1, H, W), any integer dtype.
             target: normalised images (B, 3, H, W), without labels.
             valid_mask: (B, H, W) or (B, 1, H, W); 0 where pseudo-labels must weigh 0.
+            initial_logits: (B, C, h, w), logits or logarithms of probabilities of the target, of the network that the
+                training starts from; with ``initial="stored"``.
             draws: recorded random draws to replay instead of new ones.
             log_gradients: also report ``grad_norm_<term>``, the norm of the gradient each term gives the student.
             check_finite: refuse NaN and infinite losses on accelerators too (always on for CPU tensors).
@@ -201,6 +213,7 @@ class PipaStep(nn.Module):
                 all processes (elsewhere as ``PeerNonFiniteError``), so that all can drop the iteration.
             GroupError: another process has failed or is lost, or its seed, settings or batch size differ.
         """
+        self._networks.stored = initial_logits
         try:
             check_call(self, source, target, check_finite)
             scalars, mixed = self._native.run(
@@ -210,6 +223,8 @@ class PipaStep(nn.Module):
             if self.group is not None:
                 self.group.fail(error)
             raise
+        finally:
+            self._networks.stored = None
         if self._averages:
             self._average()
         self.last = {"source_image": source, "source_label": source_label, "target_image": target, **(mixed or {})}

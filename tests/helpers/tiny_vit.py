@@ -79,16 +79,19 @@ def released(kind: str, seed: int = 1) -> dict[str, Tensor]:
     return state
 
 
-def forward(state: dict[str, Tensor], image: Tensor) -> list[Tensor]:
+def forward(state: dict[str, Tensor], image: Tensor, hidden_n: Tensor | None = None) -> list[Tensor]:
     """A slow transformer after the papers, from a released state: maps of all blocks of one image.
 
-    Positions of DINOv2 must be as many as the image has patches. Loops over heads; no library's attention.
+    Positions of DINOv2 must be as many as the image has patches. Loops over heads; no library's attention. Patches that
+    are hidden (bool, row by row) become the mask token before they get their position.
     """
     rotary = "storage_tokens" in state
     patch = state["patch_embed.proj.weight"].shape[-1]
     grid = [n // patch for n in image.shape[2:]]
     cells = image[0].unfold(1, patch, patch).unfold(2, patch, patch).permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)
     x = cells @ state["patch_embed.proj.weight"].flatten(1).T + state["patch_embed.proj.bias"]
+    if hidden_n is not None:
+        x = torch.where(hidden_n[:, None], state["mask_token"], x)
     first = state["cls_token"][0]
     extra = state["storage_tokens"][0] if rotary else state.get("register_tokens", torch.zeros(1, 0, DIM))[0]
     if not rotary:

@@ -11,7 +11,7 @@ from typing import Any
 from pipa.commands import configs as listing
 from pipa.commands import export as exporting
 from pipa.commands import predict as predicting
-from pipa.commands import study
+from pipa.commands import soft_labels, study
 from pipa.commands import test as testing
 from pipa.environment import hide_remarks
 
@@ -118,6 +118,9 @@ def parser() -> argparse.ArgumentParser:
 
     text = "Write only the weights, for inference: .pth, safetensors with a model card, ONNX."
     exporting.add_arguments(add("export", exporting.run, text))
+
+    text = "Store a network's soft labels of the target, for a training that corrects them (ProDA)."
+    soft_labels.add_arguments(add("soft-labels", soft_labels.run, text))
 
     doctor = add("doctor", run_doctor, "Check environment and every file of a config's data before a training.")
     with_config(doctor)

@@ -29,8 +29,10 @@ from pipa.mmseg.datasets.domains import (
 from pipa.mmseg.datasets.folder import FolderDataset
 from pipa.mmseg.datasets.rare_class_sampling import RareClassSampling
 from pipa.mmseg.datasets.samplers import DrawSampler, SeededDataset
+from pipa.mmseg.datasets.soft_labels import LoadSoftLabel
 from pipa.mmseg.datasets.transforms import LoadImage, LoadLabel, PackUnlabelled, PseudoMargins, SyncCrop
 from pipa.mmseg.engine.checkpoint_hook import SafeCheckpointHook
+from pipa.mmseg.engine.layer_decay import LayerDecayConstructor
 from pipa.mmseg.engine.optim_wrapper import AutocastOptimWrapper
 from pipa.mmseg.engine.pipa_hook import PipaHook
 from pipa.mmseg.engine.repeatable import RepeatableHook
@@ -64,8 +66,10 @@ __all__ = [
     "GTADataset",
     "HRDAEncoderDecoder",
     "HRDAHead",
+    "LayerDecayConstructor",
     "LoadImage",
     "LoadLabel",
+    "LoadSoftLabel",
     "MiT",
     "PackUnlabelled",
     "PipaHook",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipa.networks.quiet import quiet_train
+from pipa.networks.tokens import hiding_tokens
 
 Region = tuple[int, int, int, int]  # top, left, bottom, right in pixels of the image, half-open
 
@@ -79,8 +80,11 @@ class Networks:
         self._pixel_head, self._patch_head = pixel_head, patch_head
         self._backward = backward
 
+    _frozen_alike: set[int] | None = None
     start: nn.Module | None = None
     """The network that the training started from, frozen; set by the step where a setting asks for it."""
+    stored: Tensor | None = None
+    """Logits (B, C, h, w) of the target that stand for that network, during one iteration."""
 
     def attach(self, pixel_head: nn.Module | None, patch_head: nn.Module | None) -> None:
         """Take projection heads, which need the encoder's channels and so come after the networks."""
@@ -106,6 +110,15 @@ class Networks:
         """The student's pass over (B, 3, H, W), in the mode its owner has put it in, with gradient."""
         return self.outputs(self._student, image)
 
+    def student_tokens(self, image: Tensor, kept: Tensor) -> Outputs:
+        """The student's pass over (B, 3, H, W) with patch embeddings hidden where ``kept`` (B, 1, H, W) is 0.
+
+        Raises:
+            ValueError: the network has no transformer that hides tokens.
+        """
+        with hiding_tokens(self._student, kept == 0):
+            return self.student(image)
+
     def student_features(self, image: Tensor) -> Sequence[Tensor]:
         """The student's encoder maps, with gradient; the patch term needs no segmentation head."""
         return self.features(self._student, image)
@@ -125,10 +138,15 @@ class Networks:
         Raises:
             ValueError: there is no such network.
         """
+        if self.stored is not None:
+            if self.start is not None:
+                raise ValueError("initial_logits: expected initial='stored' at the making of the step")
+            return self.stored
         if self.start is None:
             raise ValueError(
                 "label_network='initial' and distillation_weight need the network that the training started from: "
-                "make the step with these settings, or pass initial="
+                "make the step with these settings, or pass initial= "
+                "(with initial='stored', initial_logits= in each call)"
             )
         with torch.no_grad():
             return self.logits(self.start.eval(), image)
@@ -178,8 +196,19 @@ class Networks:
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Parameters of teacher and student, in the same order, for the moving average."""
-        return list(self._teacher.parameters()), self._student_parameters()
+        """Parameters of teacher and student, in the same order, for the moving average.
+
+        Those that the student does not train and the teacher has alike are left out: averaging them would cost time and
+        a rounding error for each iteration.
+        """
+        theirs, ours = list(self._teacher.parameters()), self._student_parameters()
+        if len(theirs) != len(ours):
+            return theirs, ours  # the average refuses them, with both numbers
+        pairs = list(zip(theirs, ours, strict=True))
+        if self._frozen_alike is None:  # once, because on an accelerator a comparison waits
+            self._frozen_alike = {id(s) for t, s in pairs if not s.requires_grad and torch.equal(t, s)}
+        kept = [(t, s) for t, s in pairs if s.requires_grad or id(s) not in self._frozen_alike]
+        return [t for t, _ in kept], [s for _, s in kept]
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

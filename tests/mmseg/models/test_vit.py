@@ -19,7 +19,9 @@ from torch import nn
 import pipa.mmseg  # noqa: F401  (registers)
 import tiny_vit
 from pipa.files.torch_file import CheckpointError
+from pipa.mmseg.engine.network_options import checkpoint_activations
 from pipa.mmseg.models.segmentors.step_adapter import segmentor_channels, segmentor_outputs, teacher_logits
+from pipa.networks.tokens import hiding_tokens
 
 KINDS = list(tiny_vit.NAMES)
 
@@ -49,6 +51,31 @@ def test_released_files_give_the_values_of_a_slow_form(kind: str, tmp_path: Path
     for found, expected in zip(model(image), tiny_vit.forward(state, image), strict=True):
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
     torch.testing.assert_close(model.mask_token, state["mask_token"][0])
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
+def test_hidden_patches_are_the_mask_token(kind: str, tmp_path: Path) -> None:
+    """Also when the encoder computes its activations a second time in the backward pass."""
+    state = tiny_vit.released(kind)
+    model = loaded(kind, state, tmp_path).train()
+    side = 3 * model.patch_size
+    image = torch.randn(1, 3, side, side)
+    hidden_n = torch.tensor([0, 1, 1, 0, 0, 0, 1, 0, 1]).bool()
+    hidden = hidden_n.view(1, 1, 3, 3).repeat_interleave(model.patch_size, 2).repeat_interleave(model.patch_size, 3)
+    expected = tiny_vit.forward(state, image, hidden_n)
+    grads = []
+    for again in (False, True):
+        if again:
+            checkpoint_activations(model)
+        with hiding_tokens(model, hidden):
+            found = model(image)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
+        model.zero_grad()
+        found[3].square().mean().backward()
+        grads.append(model.vit.blocks[0].attn.qkv.weight.grad.clone())
+    assert torch.equal(*grads)
+    assert not torch.allclose(model(image)[3], expected[3], atol=1e-2)
 
 
 @pytest.mark.parametrize("change", ["prefix", "grouped", "container", "timm", "safetensors"])

@@ -20,6 +20,7 @@ from mmseg.registry import TRANSFORMS
 from pipa.files import images
 from pipa.files.images import DataError
 from pipa.files.labels import LabelReading, apply_map, tell_unlisted, unlisted_colors
+from pipa.mmseg.datasets import soft_labels
 
 # Among the fields of a target sample: 1 where a pseudo-label may count, 0 on padding and in margins.
 VALID = "valid_map"
@@ -232,6 +233,7 @@ class PackUnlabelled(PackSegInputs):
         if VALID in results and not results[VALID].all():
             mask = torch.from_numpy(np.ascontiguousarray(results[VALID]))
             packed["data_samples"].set_data({"valid_map": PixelData(data=mask[None])})
+        soft_labels.pack(results, packed["data_samples"])
         return packed
 
 

@@ -21,6 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
+from pipa.networks.tokens import hidden_now, hiding_tokens
+
 # Top-level keys of mmengine; settings of the same name do their work here.
 MMENGINE_KEYS = ("compile", "activation_checkpointing")
 
@@ -120,9 +122,16 @@ def _forward_twice(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward,
         *args,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), frozen_statistics(self)),
+        context_fn=lambda: (nullcontext(), once_more(self, hidden_now(self))),
         **kwargs,
     )
+
+
+@contextmanager
+def once_more(module: nn.Module, hidden_b1hw: Tensor | None) -> Iterator[None]:
+    """The second run sees what the first one saw (masked consistency hides tokens), and counts nothing twice."""
+    with frozen_statistics(module), hiding_tokens(module, hidden_b1hw):
+        yield
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from pipa.gradient_exchange import average
 from pipa.group import Group, PeerNonFiniteError
 from pipa.mmseg.checkpoints.description import describe_in
 from pipa.mmseg.checkpoints.resume import need_state
+from pipa.mmseg.datasets.soft_labels import add_soft_labels, check_soft_labels, log_probabilities
 from pipa.mmseg.datasets.target_pipeline import as_target
 from pipa.mmseg.engine.launcher import TIMEOUT
 from pipa.mmseg.engine.network_options import Tuning
@@ -55,6 +56,8 @@ class PipaHook(Hook):
         pixel_dim, patch_dim, projection_hidden: channels of the projection heads, see :class:`pipa.PipaStep`.
         evaluate_teacher: evaluate the teacher after the student at each validation; its metrics are logged and saved
             under ``teacher/``, so ``save_best="teacher/mIoU"`` keeps the best teacher.
+        initial_labels: folder of stored soft labels of the target (``pipa soft-labels``), in place of a frozen copy of
+            the network that the training starts from.
         joined: with several processes, every term and draw is that of the joined batch, as if one process had it all.
             False: each process is a small training of its own whose gradients are averaged, which exchanges less.
         gradient_interval: log the gradient norm of each loss term every that many iterations; 0: never.
@@ -102,7 +105,7 @@ class PipaHook(Hook):
         self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden")}
         self.evaluate_teacher = own["evaluate_teacher"]
         self.joined = own["joined"]
-        self.prototype_batches = own["prototype_batches"]
+        self.prototype_batches, self.initial_labels = own["prototype_batches"], own["initial_labels"]
         self.gradient_interval, self.check_interval = own["gradient_interval"], own["check_interval"]
         self.guard = NonFiniteGuard(own["nonfinite"], own["nonfinite_limit"])
         self.num_classes = own["num_classes"]
@@ -170,8 +173,10 @@ class PipaHook(Hook):
             self._restore(runner, self._saved)
             self._saved = None
         self.tuning.apply(core, self.pipa.teacher, self._imagenet, optimizer=runner.optim_wrapper.optimizer)
-        loader = self._target_loader(runner)
+        loader = self._target_loader(runner, soft=self.initial_labels is not None)
         self._check_loaders(runner, loader)
+        if self.initial_labels is not None:
+            check_soft_labels(loader.dataset, self.initial_labels, self.pipa.settings["num_classes"])
         self._start_prototypes(runner, core)
         for sampler in (runner.train_dataloader.sampler, loader.sampler):
             if hasattr(sampler, "skip") and hasattr(sampler, "seed"):
@@ -183,8 +188,11 @@ class PipaHook(Hook):
             lambda _model, data, optim_wrapper: hook.step(runner, core, data, optim_wrapper), runner.model
         )
 
-    def _target_loader(self, runner: Runner) -> Any:
-        loader = Runner.build_dataloader(copy.deepcopy(self.target_cfg), seed=runner.seed, diff_rank_seed=False)
+    def _target_loader(self, runner: Runner, soft: bool = False) -> Any:
+        cfg = copy.deepcopy(self.target_cfg)
+        if soft:
+            add_soft_labels(cfg, str(self.initial_labels))
+        loader = Runner.build_dataloader(cfg, seed=runner.seed, diff_rank_seed=False)
         as_target(loader.dataset)
         isolate(loader)
         return loader
@@ -240,6 +248,7 @@ class PipaHook(Hook):
             backward=self._backward,
             group=group,
             seed=seed,
+            initial=None if self.initial_labels is None else "stored",
             **settings,
         )
         return step.to(next(core.parameters()).device)
@@ -282,6 +291,7 @@ class PipaHook(Hook):
             "source_label": torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in source["data_samples"]]),
             "target": self.tuning.image(target["inputs"]),
             "valid_mask": valid_mask(target["data_samples"], target["inputs"].device),
+            "initial_logits": log_probabilities(target["data_samples"], target["inputs"].device),
         }
         self.guard.begin(core, self.pipa)
         group, error, failed = self.pipa.group, None, False

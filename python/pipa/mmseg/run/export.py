@@ -12,6 +12,7 @@ from pipa.files.atomic import save, write_text
 from pipa.inference.export.card import card
 from pipa.inference.export.folder import is_card, write_folder, write_weights
 from pipa.inference.export.onnx import write_onnx
+from pipa.mmseg.checkpoints.adapters import without_adapters
 from pipa.mmseg.checkpoints.description import KEY
 from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import WHICH, Weights, choose, held
@@ -60,6 +61,7 @@ def export(
         return _pth(content, state, which, out, config, str(checkpoint))
     description = {**description_of(content, str(checkpoint), config), WHICH: which}
     _add_scores(description, Path(checkpoint), which)
+    description, state = without_adapters(description, state)
     if form == "onnx":
         network = build(description, state, str(checkpoint), "cpu")
         size = size or _size(network, description)
@@ -82,6 +84,8 @@ def _pth(content: Mapping[str, Any], state: Any, which: str, out: Path, config: 
     kept = {key: meta[key] for key in ("dataset_meta", "cfg", "config", KEY) if key in meta}
     if config is not None:
         kept[KEY] = description_of(dict(content), where, config)
+    if KEY in kept:
+        kept[KEY], state = without_adapters(kept[KEY], state)
     save({"state_dict": state, "meta": {**kept, WHICH: which}}, out)
     return Exported([out])
 

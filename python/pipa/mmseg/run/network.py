@@ -24,6 +24,7 @@ from pipa import viz
 from pipa.files.images import DataError
 from pipa.inference.network import Prepared
 from pipa.inference.tiling import Window
+from pipa.mmseg.checkpoints.adapters import without_adapters
 from pipa.mmseg.checkpoints.description import Description, allowed_imports
 from pipa.mmseg.checkpoints.weights import fill
 from pipa.mmseg.datasets.transforms import run
@@ -157,6 +158,7 @@ def build(
     Raises:
         ValueError: a component that is not registered, or weights that do not fit; the message names `where`.
     """
+    description, state = without_adapters(description, state)
     register_all_modules(init_default_scope=True)
     for name in allowed_imports(description):
         importlib.import_module(name)

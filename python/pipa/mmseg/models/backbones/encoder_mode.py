@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
-from torch import Tensor, nn
+from torch import nn
+
+from pipa.mmseg.checkpoints.adapters import BASE, LORA
 
 Mode: TypeAlias = Literal["full", "lora", "frozen"]
 MODES = ("full", "lora", "frozen")
-LORA: dict[str, Any] = {"rank": 16, "alpha": 16.0, "dropout": 0.0, "targets": ("attn.qkv", "attn.proj")}
-# What peft puts between a layer's name and its parameters.
-BASE = ".base_layer"
 
 
 def apply_mode(vit: nn.Module, mode: Mode, lora: dict[str, Any] | None = None) -> None:
@@ -88,24 +87,3 @@ def base_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
             plain = f"{prefix}{name}.{kind}"
             if plain in state:
                 state[f"{prefix}{name}{BASE}.{kind}"] = state.pop(plain)
-
-
-def merged(state: dict[str, Tensor], lora: dict[str, Any] | None) -> dict[str, Tensor]:
-    """Weights of a network without adapters that computes the same: W + (alpha / rank) B A.
-
-    Args:
-        state: weights of a network with adapters; without any it is returned as it is.
-        lora: the settings it was built with.
-    """
-    settings = {**LORA, **(lora or {})}
-    scale = float(settings["alpha"]) / int(settings["rank"])
-    found: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if ".lora_" in key:
-            continue
-        layer = key.removesuffix(".weight").removesuffix(BASE)
-        down, up = (state.get(f"{layer}.lora_{half}.default.weight") for half in "AB")
-        if key.endswith(f"{BASE}.weight") and down is not None and up is not None:
-            value = (value.double() + scale * (up.double() @ down.double())).to(value.dtype)
-        found[key.replace(BASE, "")] = value
-    return found

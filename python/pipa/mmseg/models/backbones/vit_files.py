@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from pipa.files.torch_file import CheckpointError, load_plain
 from pipa.inference.export.safetensors import SUFFIX, read_safetensors
-from pipa.mmseg.models.backbones.encoder_mode import BASE, adapted
+from pipa.mmseg.checkpoints.adapters import BASE
+from pipa.mmseg.models.backbones.encoder_mode import adapted
 
 # Containers in which files of trainings keep the network.
 _INSIDE = ("state_dict", "model", "teacher")

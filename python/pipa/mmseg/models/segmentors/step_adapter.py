@@ -25,6 +25,14 @@ class SegmentorNetworks(Networks):
     def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
         return segmentor_outputs(module, image)
 
+    def student_tokens(self, image: Tensor, kept: Tensor) -> Outputs:
+        if hasattr(self._student, "segmentor_outputs"):
+            raise ValueError(
+                f"mask_kind='tokens': {type(self._student).__name__} passes parts of the image at several scales, of "
+                "which a mask has no tokens; set mask_kind='pixels'"
+            )
+        return super().student_tokens(image, kept)
+
     def features(self, module: nn.Module, image: Tensor) -> Sequence[Tensor]:
         return backbone_features(module, image)
 

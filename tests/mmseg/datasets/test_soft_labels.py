@@ -1,0 +1,161 @@
+"""Stored soft labels: written as a network says them, read where transforms moved the pixels, misfits refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmseg")
+
+from mmengine.config import ConfigDict
+from mmseg.registry import TRANSFORMS
+
+import pipa
+import tiny
+from pipa.commands import cli
+from pipa.files.images import DataError
+from pipa.mmseg.datasets.soft_labels import log_probabilities
+from pipa.mmseg.datasets.transforms import run
+from pipa.mmseg.models.segmentors.step_adapter import teacher_logits
+
+pytestmark = pytest.mark.slow
+
+PIPELINE: list[dict[str, Any]] = [
+    dict(type="LoadImage"),
+    dict(type="Resize", scale=(96, 80), keep_ratio=False),
+    dict(type="SyncCrop", crop_size=(40, 56)),
+    dict(type="RandomFlip", prob=1.0),
+    dict(type="PackUnlabelled"),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tiny.data(tmp_path_factory.mktemp("data"))
+
+
+def training(root: Path, work: Path, **terms: Any) -> dict[str, Any]:
+    off = dict(pixel_weight=0.0, patch_weight=0.0, mask_weight=0.0, feature_distance_weight=0.0)
+    cfg = tiny.config(root, work, iterations=2, **{**off, **terms})
+    cfg["test_pipeline"] = [dict(type="LoadImage"), dict(type="PackSegInputs")]
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def start(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("start")
+    tiny.train(training(root, work))
+    return work / "iter_2.pth"
+
+
+def images(root: Path) -> list[Path]:
+    return sorted((root / "target").rglob("*.png"))
+
+
+def written(start: Path, root: Path, out: Path, stride: int) -> Path:
+    assert cli.main(["soft-labels", str(start), str(root / "target"), "--out", str(out), "--stride", str(stride)]) == 0
+    return out
+
+
+def test_written_as_the_frozen_copy_says(start: Path, root: Path, tmp_path: Path) -> None:
+    """Whole images: the softmax that the iteration's start network gives, to half precision."""
+    out = written(start, root, tmp_path / "soft", 1)
+    network = pipa.load(start).network
+    for image in images(root):
+        prepared = network.prepare(image)
+        with torch.no_grad():
+            expected = teacher_logits(network.model, prepared.inputs).softmax(1)[0]
+        stored = np.load(out / f"{image.stem}.npy")
+        assert stored.dtype == np.float16
+        np.testing.assert_allclose(stored, expected.numpy(), atol=6e-4)
+        sample = packed(image, out, [PIPELINE[0], PIPELINE[-1]])
+        found = log_probabilities([sample], torch.device("cpu"))
+        assert found is not None
+        torch.testing.assert_close(found[0].exp(), expected, atol=6e-4, rtol=0)
+
+
+def packed(image: Path, folder: Path, steps: list[dict[str, Any]]) -> Any:
+    steps = [steps[0], dict(type="LoadSoftLabel", folder=str(folder)), *steps[1:]]
+    transforms = [TRANSFORMS.build(ConfigDict(step)) for step in steps]
+    np.random.seed(3)  # noqa: NPY002
+    return run(transforms, dict(img_path=str(image), seg_fields=[], reduce_zero_label=False))["data_samples"]
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_moved_as_labels_are(stride: int, start: Path, root: Path, tmp_path: Path) -> None:
+    """Against the stored map, enlarged, resized as labels are, cut and mirrored by hand."""
+    out = written(start, root, tmp_path / "soft", stride)
+    image = images(root)[0]
+    sample = packed(image, out, PIPELINE)
+    stored = torch.from_numpy(np.load(out / f"{image.stem}.npy")).float()
+    height, width = (int(n) for n in sample.metainfo["ori_shape"])
+    large = torch.nn.functional.interpolate(stored[None], (height, width), mode="bilinear", align_corners=False)[0]
+    rows = torch.arange(80) * height // 80
+    columns = torch.arange(96) * width // 96
+    resized = large[:, rows][:, :, columns]
+    np.random.seed(3)  # noqa: NPY002
+    top, left = np.random.randint(0, 80 - 40 + 1), np.random.randint(0, 96 - 56 + 1)  # noqa: NPY002
+    expected = resized[:, top : top + 40, left : left + 56].flip(2)
+    assert sample.soft_label.data.dtype == torch.float16
+    torch.testing.assert_close(sample.soft_label.data.float(), expected, atol=1e-3, rtol=0)
+
+
+def test_a_training_from_disk_is_that_of_the_frozen_copy(start: Path, root: Path, tmp_path: Path) -> None:
+    """Crops of the image's size: what is stored is what the copy says of them."""
+    out = written(start, root, tmp_path / "soft", 1)
+    states = []
+    for name, terms in (("copy", {}), ("disk", dict(initial_labels=str(out)))):
+        cfg = training(root, tmp_path / name, label_network="initial", label_weight="confident", threshold=0.0, **terms)
+        for loader in (
+            cfg["train_dataloader"]["dataset"]["dataset"],
+            cfg["custom_hooks"][0]["target_dataloader"]["dataset"],
+        ):
+            loader["pipeline"] = [step for step in loader["pipeline"] if step["type"] not in ("RandomFlip",)]
+            for step in loader["pipeline"]:
+                if step["type"] == "SyncCrop":
+                    step["crop_size"] = tiny.SIZE
+        # Not Adam, whose first steps are of one size however small a gradient is.
+        cfg["optim_wrapper"]["optimizer"] = dict(type="SGD", lr=0.05)
+        runner = tiny.train(cfg, load_from=start)
+        states.append(tiny.everything(runner))
+    assert tiny.pipa_hook(runner).pipa.initial is None
+    for name, value in states[0]["student"].items():
+        torch.testing.assert_close(value, states[1]["student"][name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_refusals(start: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = written(start, root, tmp_path / "soft", 4)
+    again = ["soft-labels", str(start), str(root / "target"), "--out", str(out), "--stride"]
+    assert cli.main([*again, "4"]) == 0
+    assert "0 soft labels written" in capsys.readouterr().out
+    assert cli.main([*again, "2"]) == 1
+    assert "is of another network, stride or classes" in capsys.readouterr().err
+
+    def refused(error: type[Exception], message: str, **terms: Any) -> None:
+        terms = {"label_network": "initial", "initial_labels": str(out), **terms}
+        with pytest.raises(error, match=message):
+            tiny.train(training(root, tmp_path / "w", **terms))
+
+    refused(ValueError, "initial='stored': expected label_network='initial'", label_network="teacher")
+    refused(FileNotFoundError, "soft_labels.json: not there; write", initial_labels=str(tmp_path))
+    lost = out / f"{images(root)[2].stem}.npy"
+    lost.rename(tmp_path / "kept.npy")
+    refused(FileNotFoundError, f"{lost.name}: not there, nor 0 more")
+    with pytest.raises(DataError, match=f"{lost.name}: no soft label of"):
+        packed(images(root)[2], out, PIPELINE)
+    np.save(lost, np.zeros((3, 4, 4), np.float32))
+    with pytest.raises(DataError, match=r"expected probabilities \(K, h, w\) in float16, got \(3, 4, 4\) float32"):
+        packed(images(root)[2], out, PIPELINE)
+    index = json.loads((out / "soft_labels.json").read_text())
+    for classes, message in (
+        (index["classes"][:2], "expected 3 classes, as the network has, got 2"),
+        ([index["classes"][0], "moon", index["classes"][2]], "class 1: expected .* as the data set has, got 'moon'"),
+    ):
+        (out / "soft_labels.json").write_text(json.dumps({**index, "classes": classes}))
+        refused(ValueError, message)
