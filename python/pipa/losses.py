@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class PixelContrastLoss(nn.Module):
         min_pixels: int = 2,
     ) -> None:
         super().__init__()
-        if sampling not in ("balanced", "all"):
+        if sampling not in get_args(Sampling):
             raise ValueError(f'sampling: expected "balanced" or "all", got {sampling!r}')
         if memory_bank < 0:
             raise ValueError(f"memory_bank: expected 0 or the features to keep per class, got {memory_bank}")

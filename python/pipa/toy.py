@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,8 @@ __all__ = ["CLASSES", "DOMAINS", "PALETTE", "VAL_FIRST", "draw", "write"]
 CLASSES: tuple[str, ...] = tuple(_core.TOY_CLASSES)
 #: One RGB colour per class.
 PALETTE: tuple[tuple[int, int, int], ...] = tuple(_core.TOY_PALETTE)
-DOMAINS = ("source", "target")
+Domain = Literal["source", "target"]
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
 #: Index of the first validation image, so that more training images never meet the validation set.
 VAL_FIRST = 1_000_000
 
@@ -52,7 +54,9 @@ _CHUNK = 16
 UInt8Array = npt.NDArray[np.uint8]
 
 
-def draw(domain: str, index: int, seed: int = 0, height: int = 128, width: int = 256) -> tuple[UInt8Array, UInt8Array]:
+def draw(
+    domain: Domain, index: int, seed: int = 0, height: int = 128, width: int = 256
+) -> tuple[UInt8Array, UInt8Array]:
     """Draw one scene.
 
     Args:
@@ -123,7 +127,7 @@ def _natural(name: str, value: object) -> None:
 
 
 def _write_domain(
-    root: Path, domain: str, settings: dict[str, int], progress: Callable[[int, int], None] | None
+    root: Path, domain: Domain, settings: dict[str, int], progress: Callable[[int, int], None] | None
 ) -> None:
     place = root / domain
     manifest = json.dumps({"domain": domain, **settings}, indent=1) + "\n"

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -28,7 +28,9 @@ from pipa.files.statistics import Counts, class_totals, folder_stats, write_stat
 
 __all__ = ["DATASETS", "Job", "Report", "class_totals", "convert_labels", "draw_polygons", "folder_stats"]
 
-DATASETS = ("gta", "synthia", "cityscapes")
+Dataset = Literal["gta", "synthia", "cityscapes"]
+Source = Literal["auto", "polygons", "labelIds"]
+DATASETS = get_args(Dataset)
 TRAIN_IDS = frozenset([*range(19), 255])
 
 
@@ -53,12 +55,12 @@ class Report:
 
 
 def convert_labels(
-    dataset: str,
+    dataset: Dataset,
     root: str | Path,
     out: str | Path | None = None,
     workers: int | None = None,
     progress: bool = True,
-    source: str = "auto",
+    source: Source = "auto",
 ) -> Report:
     """Write `*_labelTrainIds.png` beside the labels (or below `out`), and the class statistics.
 
@@ -76,7 +78,7 @@ def convert_labels(
     root = Path(root)
     if dataset not in DATASETS:
         raise ValueError(f"convert: the data set must be one of {', '.join(DATASETS)}; got {dataset!r}")
-    if source not in ("auto", "polygons", "labelIds"):
+    if source not in get_args(Source):
         raise ValueError(f"convert: source must be auto, polygons or labelIds; got {source!r}")
     if not root.is_dir():
         raise DataError(f"{root}: expected the folder of {dataset}, found no such folder")
@@ -140,12 +142,12 @@ def _job(path: Path, target: Path, table: Mapping[int, int], red: bool, counted:
     )
 
 
-def _cityscapes(root: Path, base: Path, source: str) -> list[Job]:
+def _cityscapes(root: Path, base: Path, source: Source) -> list[Job]:
     fine = root / "gtFine"
     if not fine.is_dir():
         raise DataError(f"{fine}: expected the folder gtFine of Cityscapes, found no such folder")
     endings = {"polygons": "_gtFine_polygons.json", "labelIds": "_gtFine_labelIds.png"}
-    chosen = source
+    chosen: str = source
     if source == "auto":
         chosen = "polygons" if any(find_files(fine, endings["polygons"])) else "labelIds"
     sources = [fine / name for name in find_files(fine, endings[chosen]) if name.count("/") == 2]

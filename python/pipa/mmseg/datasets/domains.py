@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset, CityscapesDataset
@@ -27,6 +27,7 @@ from pipa.mmseg.datasets.native_pipeline import Fused, fuse
 from pipa.mmseg.datasets.target_pipeline import TargetPipeline
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader
 
+OnBadFile = Literal["stop", "skip"]
 CITYSCAPES = CityscapesDataset.METAINFO
 # Classes that SYNTHIA labels; the published figures average over 16, or over 13 (without wall, fence, pole).
 SYNTHIA_16 = tuple(name for name in CITYSCAPES["classes"] if name not in ("terrain", "truck", "train"))
@@ -75,11 +76,11 @@ class DomainDataset(BaseSegDataset):
         *,
         data_root: str | Path,
         unlabelled: bool = False,
-        on_bad_file: str = "stop",
+        on_bad_file: OnBadFile = "stop",
         fuse: bool = True,
         **kwargs: Any,
     ) -> None:
-        if on_bad_file not in ("stop", "skip"):
+        if on_bad_file not in get_args(OnBadFile):
             raise ValueError(f"{type(self).__name__}: on_bad_file must be 'stop' or 'skip', got {on_bad_file!r}")
         if not Path(data_root).is_dir():
             raise DataError(f"{data_root}: expected the folder of a data set (data_root), found no such folder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mmseg.registry import DATASETS
 
@@ -13,7 +13,9 @@ from pipa.files.images import DataError
 from pipa.files.statistics import STATS_FILE
 from pipa.mmseg.datasets.domains import DomainDataset
 
-__all__ = ["Classes", "FolderDataset", "load_classes"]
+__all__ = ["Classes", "FolderDataset", "LabelFormat", "load_classes"]
+
+LabelFormat = Literal["ids", "colors"]
 
 
 @DATASETS.register_module()
@@ -42,11 +44,11 @@ class FolderDataset(DomainDataset):
         img_suffix: str = ".png",
         label_suffix: str = ".png",
         list_file: str = "",
-        label_format: str = "ids",
+        label_format: LabelFormat = "ids",
         ignore_index: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if label_format not in ("ids", "colors"):
+        if label_format not in get_args(LabelFormat):
             raise ValueError(f"FolderDataset: label_format must be 'ids' or 'colors', got {label_format!r}")
         if isinstance(classes, (str, Path)) and not Path(classes).is_file():
             classes = Path(data_root) / classes

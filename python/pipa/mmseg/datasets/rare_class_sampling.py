@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from mmengine.logging import print_log
@@ -24,6 +24,8 @@ from pipa.files.statistics import STATS_FILE, read_statistics
 from pipa.mmseg.datasets.draw import RARE_CLASS, Draw, seeded
 from pipa.mmseg.datasets.parts import locate, parts
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader, run
+
+Missing = Literal["error", "drop"]
 
 
 def class_probabilities(stats: Sequence[Mapping[str, Any]], temperature: float) -> tuple[list[int], np.ndarray]:
@@ -134,9 +136,9 @@ class RareClassSampling:
         min_crop_ratio: float = 0.5,
         tries: int = 10,
         stats: str | Path | Sequence[str | Path | None] | None = None,
-        missing: str = "error",
+        missing: Missing = "error",
     ) -> None:
-        if missing not in ("error", "drop"):
+        if missing not in get_args(Missing):
             raise ValueError(f"RareClassSampling: missing must be 'error' or 'drop', got {missing!r}")
         if tries < 1 or min_pixels < 0 or min_crop_ratio < 0:
             raise ValueError(
@@ -249,7 +251,7 @@ class RareClassSampling:
                     images[int(key)].append(entry["index"])
         return images
 
-    def _drop_missing(self, entries: Sequence[Mapping[str, Any]], missing: str) -> None:
+    def _drop_missing(self, entries: Sequence[Mapping[str, Any]], missing: Missing) -> None:
         names = self.metainfo.get("classes", ())
         for c in [c for c in self.classes if not self.images[c]]:
             largest = max(entries, key=lambda entry: entry.get(str(c), 0))

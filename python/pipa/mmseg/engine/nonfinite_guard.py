@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from mmengine.dist import get_rank, get_world_size
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipa._core import NonFiniteError
 from pipa.files.atomic import save
 from pipa.gradient_exchange import restore, snapshot
+from pipa.settings import NonFinite
 from pipa.step import PipaStep
 
 # Batches kept per run: a diverged training fails at every iteration, and must not fill the disk with the same news.
@@ -34,8 +35,8 @@ class NonFiniteGuard:
         skipped: iterations dropped so far. in_a_row: of these, the last ones without a good one between.
     """
 
-    def __init__(self, policy: str, limit: int) -> None:
-        if policy not in ("stop", "skip"):
+    def __init__(self, policy: NonFinite, limit: int) -> None:
+        if policy not in get_args(NonFinite):
             raise ValueError(f"nonfinite: expected 'stop' or 'skip', got {policy!r}")
         if limit < 1:
             raise ValueError(f"nonfinite_limit: expected 1 or more, got {limit}")
