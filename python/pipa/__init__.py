@@ -2,6 +2,17 @@
 
 >>> from pipa import PixelContrastLoss, PatchContrastLoss, PipaStep
 
+>>> import torch
+>>> PixelContrastLoss()(torch.zeros(1, 8, 4, 4), torch.zeros(2, 5, 5, dtype=torch.int64))
+Traceback (most recent call last):
+pipa.ShapeError: ...
+
+What is wrong with an argument or a loss can be caught by kind, or by Python's:
+
+>>> from pipa import DeviceError, DTypeError, NonFiniteError, ShapeError
+>>> [error.__base__.__name__ for error in (ShapeError, DTypeError, DeviceError, NonFiniteError)]
+['ValueError', 'TypeError', 'ValueError', 'ArithmeticError']
+
 Three ways in: the losses and the step on any PyTorch network (this module), a hook for mmsegmentation configs
 (:mod:`pipa.mmseg`), and the command line (``pipa train CONFIG``).
 """

@@ -21,11 +21,21 @@ _NUMBERS = 7
 
 
 class GroupError(RuntimeError):
-    """Another process has failed, does not answer, or does something else than this one."""
+    """Another process has failed, does not answer, or does something else than this one.
+
+    >>> from pipa import GroupError
+    >>> issubclass(GroupError, RuntimeError)
+    True
+    """
 
 
 class PeerNonFiniteError(NonFiniteError):
-    """A loss or gradient is NaN or infinite on another process, whose own error says which."""
+    """A loss or gradient is NaN or infinite on another process, whose own error says which.
+
+    >>> from pipa import NonFiniteError, PeerNonFiniteError
+    >>> issubclass(PeerNonFiniteError, NonFiniteError)  # one except clause takes both
+    True
+    """
 
 
 class Group:
@@ -49,6 +59,14 @@ class Group:
 
     Raises:
         ValueError: torch.distributed is not initialised.
+
+    >>> import torch, torch.distributed as dist
+    >>> from pipa import Group
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> group = Group()
+    >>> (group.rank, group.world, group.sum(torch.ones(2)))
+    (0, 1, tensor([1., 1.]))
+    >>> dist.destroy_process_group()
     """
 
     def __init__(self, process_group: Any = None, timeout: float = 600) -> None:

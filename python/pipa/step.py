@@ -73,6 +73,16 @@ class PipaStep(nn.Module):
         seed: seed of every random draw of the iteration.
         **settings: see :class:`pipa.settings.StepSettings`; an unknown name or a value that does not fit is a
             ``ValueError`` that names it.
+
+    >>> import torch
+    >>> from pipa import PipaStep
+    >>> student = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=4, padding=1), torch.nn.Conv2d(8, 5, 1))
+    >>> settings = dict(patch_size=(64, 64), patch_warmup=0, feature_distance_weight=0, mean=[0] * 3, std=[1] * 3)
+    >>> step = PipaStep(student, num_classes=5, features="0", image_max=1, **settings)
+    >>> image, label = torch.rand(2, 3, 96, 96), torch.randint(0, 5, (2, 96, 96))
+    >>> log = step(image, label, torch.rand(2, 3, 96, 96))
+    >>> sorted({"loss_source", "loss_mix", "loss_pixel", "loss_patch"} & set(log))
+    ['loss_mix', 'loss_patch', 'loss_pixel', 'loss_source']
     """
 
     def __init__(

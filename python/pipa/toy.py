@@ -70,6 +70,11 @@ def draw(
 
     Raises:
         ValueError: A bad domain, index, seed or size; the message names it.
+
+    >>> import pipa
+    >>> image, label = pipa.toy.draw("target", 0, height=64, width=96)
+    >>> image.shape, label.shape, int(label.max()) < len(pipa.toy.CLASSES)
+    ((64, 96, 3), (64, 96), True)
     """
     for name, value in (("index", index), ("seed", seed), ("height", height), ("width", width)):
         _natural(name, value)
@@ -103,6 +108,11 @@ def write(
         ValueError: A bad number; the message names it.
         FileExistsError: ``root/source`` or ``root/target`` exists and was not written by this function.
         OSError: `root` cannot be written.
+
+    >>> import pipa
+    >>> root = pipa.toy.write("toy", train=2, val=1, height=32, width=64)
+    >>> len(list(root.glob("*/leftImg8bit/train/*/*.png")))  # of both domains
+    4
     """
     settings = {"train": train, "val": val, "seed": seed, "height": height, "width": width}
     for name, value in settings.items():

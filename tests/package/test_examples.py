@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -30,6 +31,30 @@ def test_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for example in examples:
         runner.run(example, out=report.append)
     assert runner.failures == 0, "".join(report)
+
+
+def _sources(text: str | None) -> str:
+    return "".join(example.source for example in doctest.DocTestParser().get_examples(text or ""))
+
+
+PACKAGES = ["pipa", "pipa.functional", "pipa.networks", "pipa.inference", "pipa.mmseg", "pipa.toy", "pipa.viz"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_an_example(package: str) -> None:
+    """In its own docstring, in one of its methods', or, for the exceptions of the core, in the package's."""
+    module = importlib.import_module(package)
+    public = {name: getattr(module, name) for name in module.__all__}
+    made = {name: thing for name, thing in public.items() if inspect.isclass(thing) or inspect.isroutine(thing)}
+    assert made
+    without = []
+    for name, thing in made.items():
+        methods = [method for key, method in vars(thing).items() if key[0] != "_"] if inspect.isclass(thing) else []
+        texts = [inspect.getdoc(part) or "" for part in (thing, *methods)]
+        examples = [example for text in texts for example in doctest.DocTestParser().get_examples(text)]
+        if not examples and not (thing.__module__ == "pipa" and name in _sources(module.__doc__)):
+            without.append(name)
+    assert not without
 
 
 class Student(nn.Module):

@@ -118,6 +118,14 @@ def contrast(
 
     Raises:
         ShapeError, DTypeError, DeviceError, ValueError: an argument does not fit; the message names it.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> feat, label = torch.randn(100, 16, requires_grad=True), torch.arange(100) % 5
+    >>> loss = F.contrast(feat, feat, (label, label), exclude_self=True)  # all pixels among themselves
+    >>> loss.backward()
+    >>> feat.grad.shape
+    torch.Size([100, 16])
     """
     key = None if key_md is anchor_nd else key_md
     if isinstance(positive, Tensor):
@@ -150,6 +158,14 @@ def pixel_contrast(
 
     Returns:
         Scalar, first-order gradients.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> feat, label = torch.randn(4, 10, 16), torch.tensor([0, 1, 2, 2])  # 10 pixels of each group
+    >>> paper = F.pixel_contrast(feat, label, formulation="paper")
+    >>> ids = label.repeat_interleave(10)
+    >>> torch.allclose(paper, F.contrast(feat.flatten(0, 1), feat.flatten(0, 1), (ids, ids), exclude_self=True))
+    True
     """
     return _core.pixel_contrast(feat_avd, label_a, temperature, base_temperature, formulation)
 
@@ -173,6 +189,14 @@ def patch_contrast(
 
     Returns:
         Scalar: mean over images, positions and the two directions. First-order gradients.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> scene = torch.randn(1, 16, 12, 12)
+    >>> first, second = scene[..., :8, :8], scene[..., 4:, 4:]
+    >>> right = F.patch_contrast(first, second, (4, 4, 8, 8), (0, 0, 4, 4))  # the cells they share
+    >>> bool(right < F.patch_contrast(first, second, (4, 4, 8, 8), (4, 4, 8, 8)))
+    True
     """
     return _core.patch_contrast(
         patch1_bdhw, patch2_bdhw, _box(overlap1), _box(overlap2), bool(flip1), bool(flip2), temperature
@@ -207,6 +231,15 @@ def patch_contrast_gated(
 
     Returns:
         The two directional losses.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> first, second, bank = (torch.nn.functional.normalize(torch.randn(n, 8), dim=1) for n in (6, 6, 20))
+    >>> label, bank_label = torch.zeros(6, dtype=torch.int64), torch.arange(20) % 2
+    >>> unsure, sure = torch.full((6,), 0.5), torch.full((6,), 0.95)
+    >>> one, two = F.patch_contrast_gated(first, second, bank, bank_label, label, label, unsure, sure)
+    >>> float(one) > 0, float(two)  # the unsure patch learns from the sure one alone
+    (True, 0.0)
     """
     return _core.patch_contrast_gated(
         feat1_nd,
@@ -249,6 +282,13 @@ def choose_anchors(
     Returns:
         Flat row-major positions [N], group by group, hard first; and bool [N], false for filler (accelerators only:
         N depends on the shapes alone there, so that the host never waits).
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> label = torch.tensor([[[0, 0, 0, 1, 1, 2]]])
+    >>> index, _ = F.choose_anchors(label, max_anchors=4)  # class 2 has fewer than min_pixels=2 pixels
+    >>> label.flatten()[index].bincount()
+    tensor([2, 2])
     """
     index, valid, _ = _core.choose_anchors(
         label_bhw,
@@ -279,6 +319,11 @@ def draw_patches(
 
     Uniform over all pairs of places whose feature cells coincide at stride `align`. An impossible request raises
     ValueError with the IoU that can be reached.
+
+    >>> from pipa import functional as F
+    >>> (top, left, bottom, right), _, *_ = F.draw_patches(512, 512, (256, 256), min_iou=0.2)
+    >>> bottom - top, right - left
+    (256, 256)
     """
     return _core.draw_patches(height, width, size, min_iou, max_iou, flip, align, _core.rng_state(seed, 0))[0]
 
@@ -286,7 +331,14 @@ def draw_patches(
 def crop_patches(
     image_bchw: Tensor, box1: Box, box2: Box, flip1: bool = False, flip2: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Both crops of [B, C, H, W] images, labels or weights, mirrored left-right where asked."""
+    """Both crops of [B, C, H, W] images, labels or weights, mirrored left-right where asked.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> first, second = F.crop_patches(torch.arange(4.0).view(1, 1, 1, 4), (0, 0, 1, 2), (0, 1, 1, 3), flip2=True)
+    >>> first.flatten(), second.flatten()
+    (tensor([0., 1.]), tensor([2., 1.]))
+    """
     return _core.crop_patches(image_bchw, _box(box1), _box(box2), flip1, flip2)
 
 
@@ -296,6 +348,10 @@ def patch_overlap(
     """Cells that two crops share, as boxes on feature maps of `feature_size` (after the flips).
 
     Paired cells look at the same image pixels; crops that do not meet on the stride's grid raise ValueError.
+
+    >>> from pipa import functional as F
+    >>> F.patch_overlap((0, 0, 64, 64), (32, 32, 96, 96), feature_size=(8, 8))
+    ((4, 4, 8, 8), (0, 0, 4, 4))
     """
     return _core.patch_overlap(_box(box1), _box(box2), flip1, flip2, feature_size)
 

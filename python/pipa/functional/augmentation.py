@@ -15,7 +15,12 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class Jitter(TypedDict):
-    """Colour jitter of one image."""
+    """Colour jitter of one image.
+
+    >>> from pipa.functional import Jitter
+    >>> Jitter(brightness=1.1, contrast=0.9, saturation=1.0, hue=0.02, order=[0, 1, 2, 3])["hue"]
+    0.02
+    """
 
     brightness: float
     contrast: float
@@ -26,7 +31,12 @@ class Jitter(TypedDict):
 
 
 class Augment(TypedDict):
-    """Jitter and blur of one image; None: not applied. The same form as in ``PipaStep(...)(..., draws=...)``."""
+    """Jitter and blur of one image; None: not applied. The same form as in ``PipaStep(...)(..., draws=...)``.
+
+    >>> from pipa.functional import Augment
+    >>> Augment(jitter=None, sigma=0.8)  # blur alone
+    {'jitter': None, 'sigma': 0.8}
+    """
 
     jitter: Jitter | None
     sigma: float | None
@@ -43,13 +53,25 @@ def gaussian_blur(img_bchw: Tensor, sigma: float, kernel_size: int | Sequence[in
         img_bchw: [B, C, H, W] floating point; half precision is computed in float32.
         sigma: standard deviation in pixels, positive.
         kernel_size: (height, width), odd, each half less than the image's size.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> point = torch.zeros(1, 1, 5, 5)
+    >>> point[..., 2, 2] = 1
+    >>> F.gaussian_blur(point, sigma=0.5, kernel_size=3)[0, 0, 2].round(decimals=3)
+    tensor([0.0000, 0.0840, 0.6190, 0.0840, 0.0000])
     """
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     return _core.gaussian_blur(img_bchw, float(sigma), (int(height), int(width)))
 
 
 def blur_kernel_size(height: int, width: int) -> tuple[int, int]:
-    """Kernel (height, width) of the strong augmentation: about a tenth of the image, odd."""
+    """Kernel (height, width) of the strong augmentation: about a tenth of the image, odd.
+
+    >>> from pipa import functional as F
+    >>> F.blur_kernel_size(512, 1024)
+    (51, 103)
+    """
     return _core.blur_kernel_size(int(height), int(width))
 
 
@@ -62,6 +84,12 @@ def color_jitter(image_bchw: Tensor, draws: Sequence[Jitter]) -> Tensor:
     Args:
         image_bchw: [B, 3, H, W] RGB in [0, 1].
         draws: one per image.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> brighter = F.Jitter(brightness=1.25, contrast=1.0, saturation=1.0, hue=0.0, order=[0, 1, 2, 3])
+    >>> F.color_jitter(torch.full((1, 3, 1, 1), 0.5), [brighter]).flatten()
+    tensor([0.7500, 0.7500, 0.7500])
     """
     return _core.color_jitter(image_bchw, [_jitter(draw) for draw in draws])
 
@@ -77,6 +105,11 @@ def draw_augment(
     """Random amounts for :func:`strong_augment`. Whether to jitter or blur is decided for the batch, amounts per image.
 
     Brightness, contrast and saturation are uniform in 1 -+ strength, hue in -+ strength, sigma in 0.15 to 1.15.
+
+    >>> from pipa import functional as F
+    >>> one, two = F.draw_augment(2, seed=3, jitter_probability=1.0, blur_probability=0.0)
+    >>> (sorted(one["jitter"]["order"]), one["sigma"], one == two)
+    ([0, 1, 2, 3], None, False)
     """
     drawn = _core.draw_augment(int(batch), int(seed), jitter_strength, jitter_probability, blur_probability)
     return [{"jitter": jitter and _named(jitter), "sigma": sigma} for jitter, sigma in drawn]
@@ -97,6 +130,14 @@ def strong_augment(
 
     Returns:
         A new normalised tensor; images without jitter and blur are unchanged.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> image = torch.randn(2, 3, 32, 32)  # normalised
+    >>> nothing = F.Augment(jitter=None, sigma=None)
+    >>> changed = F.strong_augment(image, [nothing, F.Augment(jitter=None, sigma=1.0)])
+    >>> (torch.equal(changed[0], image[0]), bool(changed[1].std() < image[1].std()))
+    (True, True)
     """
     return _core.strong_augment(
         image_bchw, [_augment(draw) for draw in draws], [float(m) for m in mean], [float(s) for s in std]
@@ -141,7 +182,12 @@ def _tuples_are_old() -> None:
 
 
 def mask_grid(height: int, width: int, block: int) -> tuple[int, int]:
-    """Rows and columns of the grid of :func:`block_mask`: size over block size, halves to even, at least 1."""
+    """Rows and columns of the grid of :func:`block_mask`: size over block size, halves to even, at least 1.
+
+    >>> from pipa import functional as F
+    >>> F.mask_grid(512, 1024, block=64)
+    (8, 16)
+    """
     return _core.mask_grid(int(height), int(width), int(block))
 
 
@@ -154,5 +200,12 @@ def block_mask(uniform: Tensor, ratio: float, height: int, width: int) -> Tensor
 
     Returns:
         [B, 1, height, width] of 0 and 1 in the dtype of `uniform`; multiply the image by it.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> uniform = torch.tensor([[[[0.1, 0.9]]]])
+    >>> F.block_mask(uniform, ratio=0.7, height=2, width=4)
+    tensor([[[[0., 0., 1., 1.],
+              [0., 0., 1., 1.]]]])
     """
     return _core.block_mask(uniform, float(ratio), int(height), int(width))

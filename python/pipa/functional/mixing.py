@@ -35,6 +35,12 @@ def pseudo_label(
 
     Raises:
         ShapeError, DTypeError, DeviceError, ValueError: an argument does not fit; the message names it.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> logits = torch.tensor([[[[9.0, 0.0]], [[0.0, 0.5]]]])  # two classes, a sure and an unsure pixel
+    >>> F.pseudo_label(logits, threshold=0.9)
+    (tensor([[[0, 1]]]), tensor([[[0.5000, 0.5000]]]))
     """
     return _core.pseudo_label(logits_bchw, float(threshold), int(ignore_top), int(ignore_bottom), valid_mask)
 
@@ -56,6 +62,12 @@ def draw_classes(
 
     Returns:
         Class ids per image. For a label map on an accelerator prefer :func:`draw_class_mask`, which does not wait.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> label = torch.tensor([[0, 1, 2, 255]]).view(1, 1, 1, 4)
+    >>> [len(classes) for classes in F.draw_classes(label, num_classes=3)]  # 2 of the 3 that are there
+    [2]
     """
     return _core.draw_classes(label_b1hw, int(num_classes), int(ignore_index), _scope(scope), int(seed))
 
@@ -68,7 +80,15 @@ def draw_class_mask(
     scope: ClassScope | Literal["image"] = "per_image",
     seed: int = 0,
 ) -> Tensor:
-    """:func:`class_mask` of :func:`draw_classes` with the same arguments, without a visit to the host."""
+    """:func:`class_mask` of :func:`draw_classes` with the same arguments, without a visit to the host.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> label = torch.tensor([[0, 1, 2, 255]]).view(1, 1, 1, 4)
+    >>> classes = F.draw_classes(label, num_classes=3, seed=1)
+    >>> torch.equal(F.draw_class_mask(label, num_classes=3, seed=1), F.class_mask(label, classes))
+    True
+    """
     return _core.draw_class_mask(label_b1hw, int(num_classes), int(ignore_index), _scope(scope), int(seed))
 
 
@@ -90,6 +110,11 @@ def class_mask(label_b1hw: Tensor, classes_per_image: Sequence[Iterable[int]]) -
 
     Returns:
         [B, 1, H, W] int64 on the label's device.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> F.class_mask(torch.tensor([[[[0, 1, 2, 1]]]]), [[1]])
+    tensor([[[[0, 1, 0, 1]]]])
     """
     return _core.class_mask(label_b1hw, [[int(c) for c in classes] for classes in classes_per_image])
 

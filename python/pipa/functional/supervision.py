@@ -34,6 +34,12 @@ def cross_entropy(
     Returns:
         Scalar on the graph of `logits` (float32, or float64 for float64 logits); a zero that keeps the graph where
         every pixel is ignored. First-order gradients.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> logits, label = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]])
+    >>> F.cross_entropy(logits, label), F.cross_entropy(logits, label, average="valid")  # over 2 pixels, over 1
+    (tensor(0.3466), tensor(0.6931))
     """
     return _core.cross_entropy(logits, label_bhw, weight_bhw, int(ignore_index), average)
 
@@ -42,6 +48,12 @@ def accuracy(logits: Tensor, label_bhw: Tensor, *, ignore_index: int = 255, aver
     """Percentage of pixels whose largest logit is the label's; arguments as for :func:`cross_entropy`.
 
     ``average="all"`` counts ignored pixels as wrong, as the released code's log does.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> logits = torch.tensor([[[[2.0, 2.0]], [[1.0, 1.0]]]])
+    >>> F.accuracy(logits, torch.tensor([[[0, 1]]]))
+    tensor(50.)
     """
     return _core.accuracy(logits, label_bhw, int(ignore_index), average)
 
@@ -59,6 +71,12 @@ def downscale_label(
 
     Returns:
         [B, 1, H // scale, W // scale] int64.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> label = torch.tensor([[0, 0, 1, 2], [0, 3, 1, 2]]).view(1, 1, 2, 4)
+    >>> F.downscale_label(label, scale=2, min_ratio=0.75, num_classes=4)  # 3 of 4 pixels, 2 of 4 pixels
+    tensor([[[[  0, 255]]]])
     """
     return _core.downscale_label(label_b1hw, int(scale), float(min_ratio), int(num_classes), int(ignore_index))
 
@@ -83,6 +101,13 @@ def feature_distance(
 
     Returns:
         Scalar; a zero that keeps the graph where no position counts (the released code gives NaN).
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> feat, imagenet = torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)
+    >>> label = torch.zeros(1, 1, 8, 8, dtype=torch.int64)
+    >>> F.feature_distance(feat, imagenet, label, classes=[0], num_classes=2, weight=1.0)
+    tensor(2.)
     """
     chosen = None if classes is None else [int(c) for c in classes]
     return _core.feature_distance_loss(
@@ -99,6 +124,13 @@ def ema_update(
 
     Args:
         teacher_params, student_params: floating point tensors of equal shapes, in the same order.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> teacher, student = torch.zeros(1), torch.ones(1)
+    >>> F.ema_update([teacher], [student], iteration=1)  # a = 1/2
+    >>> teacher
+    tensor([0.5000])
     """
     _core.ema_update(list(teacher_params), list(student_params), int(iteration), float(alpha))
 
@@ -135,6 +167,11 @@ def class_counts(label: Tensor | npt.NDArray[np.integer], num_classes: int, igno
 
     Returns:
         [C] int64 on the CPU.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> F.class_counts(torch.tensor([0, 2, 2, 255]), num_classes=3)
+    tensor([1, 0, 2])
     """
     return _core.class_counts(torch.as_tensor(label), int(num_classes), int(ignore_index))
 
@@ -145,6 +182,12 @@ def iou_from_confusion(matrix_cc: Tensor | npt.NDArray[np.integer]) -> dict[str,
     Returns:
         ``aAcc`` (share of right pixels), ``mIoU`` (mean of the IoU that are not NaN), and per class ``IoU``, ``Acc``
         (= ``Recall``), ``Dice`` (= ``Fscore``), ``Precision``.
+
+    >>> import torch
+    >>> from pipa import functional as F
+    >>> found = F.iou_from_confusion(torch.tensor([[1, 1], [0, 2]]))
+    >>> found["IoU"].round(decimals=3), float(found["aAcc"])
+    (tensor([0.5000, 0.6670], dtype=torch.float64), 0.75)
     """
     matrix = torch.as_tensor(matrix_cc).double()
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:

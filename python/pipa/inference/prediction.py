@@ -25,6 +25,16 @@ class Prediction:
         palette: an RGB colour, 0 to 255, for each id.
         image_hwc: the picture, uint8 RGB ``(H, W, 3)``, upright and as the network saw it before any resizing.
         path: the file it came from; None for arrays.
+
+    >>> import numpy as np
+    >>> from pipa.inference import Prediction
+    >>> label, sure = np.array([[0, 1], [1, 1]], np.uint8), np.ones((2, 2), np.float32)
+    >>> picture = np.zeros((2, 2, 3), np.uint8)
+    >>> found = Prediction(label, sure, ("road", "sky"), ((128, 64, 128), (70, 130, 180)), picture)
+    >>> found.shares()
+    {'sky': 0.75, 'road': 0.25}
+    >>> found.overlay(opacity=1.0)[0, 0].tolist()
+    [128, 64, 128]
     """
 
     label_hw: Labels

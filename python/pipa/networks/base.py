@@ -23,6 +23,11 @@ class Head(NamedTuple):
     logits: (B, C, h, w), at any resolution; the loss resizes them bilinearly, without ``align_corners``.
     region: the part of the image that they cover; None for all of it.
     weight: factor of its cross entropy.
+
+    >>> import torch
+    >>> from pipa.networks import Head
+    >>> Head(torch.zeros(2, 19, 32, 32), region=(0, 0, 64, 64), weight=0.1).weight  # a detail crop's own loss
+    0.1
     """
 
     logits: Tensor
@@ -37,6 +42,12 @@ class Outputs(NamedTuple):
     features: encoder maps (B, D_i, h_i, w_i) of the whole image, shallow to deep.
     detail: maps of a detail crop and its place in the image (HRDA), else None. The pixel term uses them where they
         exist, with the labels of the same place.
+
+    >>> import torch
+    >>> from pipa.networks import Head, Outputs
+    >>> out = Outputs([Head(torch.zeros(2, 19, 32, 32))], [torch.zeros(2, 64, 32, 32)])
+    >>> len(out.heads), out.detail
+    (1, None)
     """
 
     heads: Sequence[Head | tuple[Tensor, Region | None, float]]
@@ -65,6 +76,32 @@ class Networks:
         student: trained by the caller's optimiser. teacher: its moving average. imagenet: frozen, or None.
         pixel_head, patch_head: projection heads from a list of maps to an embedding (B, D, h, w), or None.
         backward: called with each loss in place of ``loss.backward()``.
+
+    >>> import torch
+    >>> from pipa import PipaStep
+    >>> from pipa.networks import Head, Networks, Outputs
+    >>> class Tiny(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.encoder, self.head = torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.Conv2d(8, 5, 1)
+    ...
+    ...     def forward(self, image):
+    ...         return self.head(self.encoder(image))
+    >>> class TinyNetworks(Networks):
+    ...     def outputs(self, module, image):
+    ...         feat = module.encoder(image)
+    ...         return Outputs([Head(module.head(feat))], [feat])
+    ...
+    ...     def features(self, module, image):
+    ...         return [module.encoder(image)]
+    ...
+    ...     def logits(self, module, image):
+    ...         return module(image)
+    >>> terms = dict(patch_weight=0, feature_distance_weight=0, pixel_dim=16)
+    >>> step = PipaStep(Tiny(), num_classes=5, adapter=TinyNetworks, **terms)
+    >>> log = step(torch.rand(1, 3, 64, 64), torch.randint(0, 5, (1, 64, 64)), torch.rand(1, 3, 64, 64))
+    >>> "loss_pixel" in log
+    True
     """
 
     def __init__(

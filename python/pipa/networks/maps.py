@@ -32,6 +32,13 @@ class MapReader:
         finest_stride: smallest stride of the maps kept; 0 keeps all.
         patch: side of a token in pixels, where known; else it is found.
         token_layers: which of several token maps of one size to keep, by number; None: the last one.
+
+    >>> import torch
+    >>> from pipa.networks import MapReader
+    >>> reader = MapReader()
+    >>> tokens = torch.zeros(1, 1 + 4 * 6, 32)  # a class token and a patch of 16 pixels each
+    >>> [tuple(feat.shape) for feat in reader.read(tokens, torch.zeros(1, 3, 64, 96))]
+    [(1, 32, 4, 6)]
     """
 
     def __init__(

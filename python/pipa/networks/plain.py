@@ -36,6 +36,14 @@ class PlainNetworks(Networks):
         finest_stride: encoder maps finer than this are left out, where there are coarser ones. Maps that the network
             itself returns as features are its own choice and stay.
         compiler: compiles a function as the networks were compiled.
+
+    >>> import torch
+    >>> from pipa.networks import PlainNetworks
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.Conv2d(8, 5, 1))
+    >>> networks = PlainNetworks(net, net, None, None, None, features="0")
+    >>> out = networks.outputs(net, torch.rand(1, 3, 32, 32))
+    >>> out.heads[0].logits.shape, [tuple(feat.shape) for feat in out.features]
+    (torch.Size([1, 5, 8, 8]), [(1, 8, 8, 8)])
     """
 
     auxiliary_weight: float = 0.4

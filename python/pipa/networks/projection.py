@@ -21,6 +21,12 @@ class ProjectionHead(nn.Module):
         in_channels: channels of the map, or the sum over the maps if :meth:`forward` gets several.
         out_channels: 256 for the pixel contrast, 128 for the patch contrast.
         hidden: channels between the convolutions; ``in_channels`` if None, as in the released code.
+
+    >>> import torch
+    >>> from pipa.networks import ProjectionHead
+    >>> head = ProjectionHead(in_channels=24, out_channels=16)
+    >>> head([torch.zeros(2, 8, 16, 16), torch.zeros(2, 16, 8, 8)]).shape  # joined at the first map's size
+    torch.Size([2, 16, 16, 16])
     """
 
     def __init__(self, in_channels: int, out_channels: int = 256, hidden: int | None = None) -> None:

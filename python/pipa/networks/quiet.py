@@ -13,6 +13,12 @@ def quiet_train(module: nn.Module) -> nn.Module:
     Every other module is told that it does not train. That silences dropout, drop-path and other noise of any library,
     under any name, and functional dropout too, because its owner decides with its own ``training``. What draws random
     numbers without looking at ``training`` stays noisy: nothing outside can tell.
+
+    >>> import torch
+    >>> from pipa.networks import quiet_train
+    >>> net = quiet_train(torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout()))
+    >>> net[0].training, net[1].training
+    (True, False)
     """
     module.train()
     for layer in module.modules():

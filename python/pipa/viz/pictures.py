@@ -86,6 +86,10 @@ def palette_of(dataset: str | None, num_classes: int) -> tuple[Color, ...]:
 
     Raises:
         ValueError: An unknown name, or a dataset with fewer colours than `num_classes`.
+
+    >>> from pipa import viz
+    >>> viz.palette_of("cityscapes", 19)[0], len(viz.palette_of(None, 5))
+    ((128, 64, 128), 5)
     """
     if dataset is None:
         # Golden-ratio steps keep neighbours apart; brightness alternates for those who see hues alike.
@@ -101,7 +105,13 @@ def palette_of(dataset: str | None, num_classes: int) -> tuple[Color, ...]:
 
 
 def colorize(label_hw: Any, palette: Palette, ignore_index: int = 255) -> Picture:
-    """Label ids as colours. Raises ValueError for an id that has no colour and is not `ignore_index`."""
+    """Label ids as colours. Raises ValueError for an id that has no colour and is not `ignore_index`.
+
+    >>> import numpy as np
+    >>> from pipa import viz
+    >>> viz.colorize(np.array([[1, 255]]), [(1, 1, 1), (9, 8, 7)]).tolist()
+    [[[9, 8, 7], [0, 0, 0]]]
+    """
     label = _array(label_hw)
     if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(f"label_hw: expected integers of shape (H, W), got {label.dtype} {label.shape}")
@@ -115,7 +125,13 @@ def colorize(label_hw: Any, palette: Palette, ignore_index: int = 255) -> Pictur
 
 
 def overlay(image_hwc: Any, label_hw: Any, palette: Palette, opacity: float = 0.55, ignore_index: int = 255) -> Picture:
-    """The image under its label's colours; ignored pixels stay as they are."""
+    """The image under its label's colours; ignored pixels stay as they are.
+
+    >>> import pipa
+    >>> image, label = pipa.toy.draw("target", 0)
+    >>> pipa.viz.overlay(image, label, pipa.toy.PALETTE, opacity=0.5).shape == image.shape
+    True
+    """
     image, label = _image(image_hwc), _array(label_hw)
     if image.shape[:2] != label.shape:
         raise ValueError(f"label_hw: expected the image's size {image.shape[:2]}, got {label.shape}")
@@ -129,7 +145,13 @@ def overlay(image_hwc: Any, label_hw: Any, palette: Palette, opacity: float = 0.
 
 
 def with_legend(picture: Picture, label_hw: Any, classes: Sequence[str], palette: Palette) -> Picture:
-    """`picture` above a strip that names the classes occurring in `label_hw`."""
+    """`picture` above a strip that names the classes occurring in `label_hw`.
+
+    >>> import pipa
+    >>> image, label = pipa.toy.draw("target", 0)
+    >>> pipa.viz.with_legend(image, label, pipa.toy.CLASSES, pipa.toy.PALETTE).shape[0] > image.shape[0]
+    True
+    """
     present = [c for c in range(len(classes)) if (_array(label_hw) == c).any()]
     width = picture.shape[1]
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
@@ -154,7 +176,13 @@ def with_legend(picture: Picture, label_hw: Any, classes: Sequence[str], palette
 
 
 def heat(weight_hw: Any, low: float = 0.0, high: float = 1.0) -> Picture:
-    """Weights as a heat map: `low` dark violet, `high` pale yellow, values beyond are clipped, NaN is grey."""
+    """Weights as a heat map: `low` dark violet, `high` pale yellow, values beyond are clipped, NaN is grey.
+
+    >>> import numpy as np
+    >>> from pipa import viz
+    >>> viz.heat(np.array([[0.0, 1.0]])).shape
+    (1, 2, 3)
+    """
     weight = _array(weight_hw).astype(float)
     if weight.ndim != 2:
         raise ValueError(f"weight_hw: expected shape (H, W), got {weight.shape}")
@@ -165,7 +193,13 @@ def heat(weight_hw: Any, low: float = 0.0, high: float = 1.0) -> Picture:
 
 
 def outline(image_hwc: Any, boxes: Sequence[Box], colors: Sequence[Color] = _BOX_COLORS) -> Picture:
-    """Boxes drawn on the image; where the first two overlap, the overlap is brightened and outlined in white."""
+    """Boxes drawn on the image; where the first two overlap, the overlap is brightened and outlined in white.
+
+    >>> import pipa
+    >>> image, _ = pipa.toy.draw("target", 0)
+    >>> pipa.viz.outline(image, [(0, 0, 64, 64), (32, 32, 96, 96)]).shape == image.shape
+    True
+    """
     image = _image(image_hwc)
     if len(boxes) >= 2:
         (t1, l1, b1, r1), (t2, l2, b2, r2) = boxes[0], boxes[1]
@@ -187,7 +221,13 @@ def outline(image_hwc: Any, boxes: Sequence[Box], colors: Sequence[Color] = _BOX
 
 
 def denormalize(image_chw: Any, mean: Sequence[float], std: Sequence[float]) -> Picture:
-    """A network input (C, H, W), normalised by `mean` and `std` of RGB in 0..255, as a picture."""
+    """A network input (C, H, W), normalised by `mean` and `std` of RGB in 0..255, as a picture.
+
+    >>> import torch
+    >>> from pipa import viz
+    >>> viz.denormalize(torch.zeros(3, 1, 1), mean=[10, 20, 30], std=[1, 1, 1]).tolist()
+    [[[10, 20, 30]]]
+    """
     image = _array(image_chw).astype(float)
     if image.ndim != 3 or image.shape[0] != 3 or len(mean) != 3 or len(std) != 3:
         raise ValueError(f"image_chw: expected shape (3, H, W) and three means and stds, got {image.shape}")
@@ -200,6 +240,12 @@ def step_panels(step: Mapping[str, Any], palette: Palette, title: str = "One tra
     Keys: ``source_image``, ``source_label``, ``target_image``, ``pseudo_label``, ``pseudo_weight``, ``mixed_image``,
     ``mixed_label``, ``mixed_weight``, ``patch_image`` (the image the patches are cut from; default ``mixed_image``) and
     ``patch_boxes`` (two boxes). Images are uint8 (H, W, 3). Raises ValueError for any other key.
+
+    >>> import pipa
+    >>> image, label = pipa.toy.draw("source", 0)
+    >>> section = pipa.viz.step_panels({"source_image": image, "source_label": label}, pipa.toy.PALETTE)
+    >>> len(section.panels)
+    2
     """
     makers: dict[str, tuple[str, str]] = {
         "source_image": ("Source", "labelled"),
@@ -235,7 +281,14 @@ def step_panels(step: Mapping[str, Any], palette: Palette, title: str = "One tra
 def prediction_panels(
     samples: Sequence[Mapping[str, Any]], palette: Palette, title: str = "Predictions on the target", text: str = ""
 ) -> Section:
-    """Rows of image, truth and predictions. Each sample maps ``image`` to a picture and every other name to a label."""
+    """Rows of image, truth and predictions. Each sample maps ``image`` to a picture and every other name to a label.
+
+    >>> import pipa
+    >>> image, label = pipa.toy.draw("target", 0)
+    >>> section = pipa.viz.prediction_panels([{"image": image, "truth": label}], pipa.toy.PALETTE)
+    >>> [panel.title for panel in section.panels]
+    ['Target image', 'truth']
+    """
     panels = []
     columns = 1
     for sample in samples:
@@ -259,6 +312,12 @@ def save_prediction(
     """Write ``FOLDER/NAME_overlay.png`` and ``FOLDER/NAME_label.png`` (class ids, one channel; 16 bit above 256 ids).
 
     With `classes` the overlay carries a legend. Returns both paths.
+
+    >>> import pipa
+    >>> image, label = pipa.toy.draw("target", 0)
+    >>> overlay, ids = pipa.viz.save_prediction("out", "street", image, label, pipa.toy.PALETTE)
+    >>> overlay.name, ids.name
+    ('street_overlay.png', 'street_label.png')
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

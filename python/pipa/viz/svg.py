@@ -23,7 +23,8 @@ def drawing(**settings: Any) -> AbstractContextManager[None]:
         import matplotlib
     except ImportError as error:
         raise ImportError('curves and plots need matplotlib: pip install "pipa-rs[study]"') from error
-    return matplotlib.rc_context(_STEADY | {key.replace("_", ".", 1): value for key, value in settings.items()})
+    given: Any = _STEADY | {key.replace("_", ".", 1): value for key, value in settings.items()}
+    return matplotlib.rc_context(given)
 
 
 def svg_of(figure: Figure, **settings: Any) -> str:

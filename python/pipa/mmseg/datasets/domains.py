@@ -71,6 +71,8 @@ class DomainDataset(BaseSegDataset):
         everything else: as mmseg's BaseSegDataset.
     """
 
+    pipeline: Any
+
     def __init__(
         self,
         *,
@@ -250,7 +252,21 @@ def _more(count: int, what: str) -> str:
 
 @DATASETS.register_module()
 class GTADataset(DomainDataset):
-    """GTA5 (Playing for Data): `images/00001.png`, `labels/00001_labelTrainIds.png`; 19 Cityscapes classes."""
+    """GTA5 (Playing for Data): `images/00001.png`, `labels/00001_labelTrainIds.png`; 19 Cityscapes classes.
+
+    >>> from mmengine.registry import init_default_scope
+    >>> init_default_scope("mmseg")  # in a config: default_scope = "mmseg"
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> import pipa, pipa.mmseg
+    >>> image, label = pipa.toy.draw("source", 0)
+    >>> for name, pixels in (("images/00001.png", image), ("labels/00001_labelTrainIds.png", label)):
+    ...     Path("gta", name).parent.mkdir(parents=True)
+    ...     Image.fromarray(pixels).save(Path("gta", name))
+    >>> dataset = pipa.mmseg.GTADataset(data_root="gta", pipeline=[dict(type="LoadImage"), dict(type="LoadLabel")])
+    >>> len(dataset), dataset[0]["gt_seg_map"].shape
+    (1, (128, 256))
+    """
 
     METAINFO = CITYSCAPES
 
@@ -273,6 +289,16 @@ class SynthiaDataset(DomainDataset):
 
     Labels use the 19 Cityscapes train ids, three of which never occur (terrain, truck, train); the published figures
     average over SYNTHIA_16 or SYNTHIA_13 on Cityscapes (`DomainIoUMetric`).
+
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> import pipa, pipa.mmseg
+    >>> image, label = pipa.toy.draw("source", 0)
+    >>> for name, pixels in (("RGB/0000000.png", image), ("GT/LABELS/0000000_labelTrainIds.png", label)):
+    ...     Path("synthia", name).parent.mkdir(parents=True)
+    ...     Image.fromarray(pixels).save(Path("synthia", name))
+    >>> len(pipa.mmseg.SynthiaDataset(data_root="synthia", pipeline=[]))
+    1
     """
 
     METAINFO = CITYSCAPES
@@ -296,6 +322,16 @@ class CityscapesDomainDataset(DomainDataset):
 
     Args:
         split: train, val or test.
+
+    >>> from mmengine.registry import init_default_scope
+    >>> init_default_scope("mmseg")  # in a config: default_scope = "mmseg"
+    >>> import pipa, pipa.mmseg
+    >>> root = pipa.toy.write("toy", train=2, val=1) / "target"
+    >>> target = pipa.mmseg.CityscapesDomainDataset(data_root=root, unlabelled=True, pipeline=[dict(type="LoadImage")])
+    >>> len(target), target[0]["img"].shape
+    (2, (128, 256, 3))
+    >>> len(pipa.mmseg.CityscapesDomainDataset(data_root=root, split="val", pipeline=[]))
+    1
     """
 
     METAINFO = CITYSCAPES
@@ -348,6 +384,16 @@ class ACDCDataset(_AnonDataset):
     Args:
         split: train, val or test.
         conditions: which of fog, night, rain and snow.
+
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> import pipa, pipa.mmseg
+    >>> folder = Path("acdc/rgb_anon/night/train/GOPR0351")
+    >>> folder.mkdir(parents=True)
+    >>> Image.new("RGB", (8, 8)).save(folder / "GOPR0351_frame_000001_rgb_anon.png")
+    >>> night = pipa.mmseg.ACDCDataset(data_root="acdc", conditions=["night"], unlabelled=True, pipeline=[])
+    >>> len(night)
+    1
     """
 
     def __init__(
@@ -367,6 +413,15 @@ class DarkZurichDomainDataset(_AnonDataset):
     Args:
         split: train or val.
         times: which of night, twilight and day.
+
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> import pipa, pipa.mmseg
+    >>> folder = Path("dark_zurich/rgb_anon/train/night/GOPR0356")
+    >>> folder.mkdir(parents=True)
+    >>> Image.new("RGB", (8, 8)).save(folder / "GOPR0356_frame_000001_rgb_anon.png")
+    >>> len(pipa.mmseg.DarkZurichDomainDataset(data_root="dark_zurich", unlabelled=True, pipeline=[]))
+    1
     """
 
     def __init__(self, split: str = "train", times: Sequence[str] = ("night",), **kwargs: Any) -> None:

@@ -32,6 +32,20 @@ class FolderDataset(DomainDataset):
         classes: see `load_classes`; a file path is relative to data_root if it is not found as given.
         label_format: "ids", or "colors" for labels painted with the colours of the classes (others are ignored).
         unlabelled: a target domain; `labels` is not looked at.
+
+    >>> import pipa, pipa.mmseg
+    >>> root = pipa.toy.write("toy", train=2, val=1)
+    >>> mine = pipa.mmseg.FolderDataset(
+    ...     data_root=root / "source",
+    ...     images="leftImg8bit/train",
+    ...     img_suffix="_leftImg8bit.png",
+    ...     labels="gtFine/train",
+    ...     label_suffix="_gtFine_labelTrainIds.png",
+    ...     classes=root / "classes.json",
+    ...     pipeline=[],
+    ... )
+    >>> len(mine), len(mine.metainfo["classes"])
+    (2, 9)
     """
 
     def __init__(

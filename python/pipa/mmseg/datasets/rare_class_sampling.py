@@ -126,6 +126,17 @@ class RareClassSampling:
         stats: folder with the two JSON files of `pipa convert` / `pipa stats`; None looks in data_root and counts the
             labels where there are none. With several data sets, one folder for all or a list with one for each.
         missing: what to do about a class that no image holds enough of: "error", or "drop" to leave it out.
+
+    >>> from mmengine.registry import init_default_scope
+    >>> init_default_scope("mmseg")  # in a config: default_scope = "mmseg"
+    >>> import pipa, pipa.mmseg
+    >>> root = pipa.toy.write("toy", train=3, val=0) / "source"
+    >>> steps = [dict(type="LoadImage"), dict(type="LoadLabel"), dict(type="SyncCrop", crop_size=(64, 64))]
+    >>> source = pipa.mmseg.CityscapesDomainDataset(data_root=root, pipeline=steps)
+    >>> rare = pipa.mmseg.RareClassSampling(source, min_pixels=20, missing="drop")
+    >>> draw = next(iter(pipa.mmseg.DrawSampler(rare, seed=0)))
+    >>> rare[draw]["gt_seg_map"].shape
+    (64, 64)
     """
 
     def __init__(

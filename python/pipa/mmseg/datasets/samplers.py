@@ -48,6 +48,16 @@ class DrawSampler(Sampler):
         stream: keeps loaders of one run independent; 0 for the source, 1 for the target.
         shuffle: a fresh permutation per epoch, or the files in order.
         threads, ahead: deprecated, without effect; num_workers of the loader gives the same samples.
+
+    >>> from itertools import islice
+    >>> import pipa.mmseg
+    >>> sampler = pipa.mmseg.DrawSampler(["a", "b", "c"], seed=0)
+    >>> draws = list(islice(sampler, 6))
+    >>> sorted(draws[:3]), sorted(draws[3:])  # each epoch in an order of its own
+    ([0, 1, 2], [0, 1, 2])
+    >>> sampler.skip(4)  # a resume
+    >>> list(islice(sampler, 2)) == draws[4:]
+    True
     """
 
     def __init__(
@@ -108,6 +118,19 @@ class SeededDataset:
 
     Args:
         dataset: the data set, or its config.
+
+    >>> import random
+    >>> import pipa.mmseg
+    >>> class Noisy:
+    ...     def __len__(self):
+    ...         return 3
+    ...
+    ...     def __getitem__(self, index):
+    ...         return random.random()
+    >>> dataset = pipa.mmseg.SeededDataset(Noisy())
+    >>> draw = pipa.mmseg.DrawSampler(dataset, seed=0).draw(7)
+    >>> dataset[draw] == dataset[draw]
+    True
     """
 
     def __init__(self, dataset: Any) -> None:

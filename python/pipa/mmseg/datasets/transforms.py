@@ -42,6 +42,12 @@ class LoadImage(BaseTransform):
 
     Args:
         convert: accept grey, palette, alpha and 16-bit images and turn them into 8-bit colour.
+
+    >>> from PIL import Image
+    >>> import pipa.mmseg
+    >>> Image.new("RGB", (4, 2), (255, 0, 0)).save("red.png")
+    >>> pipa.mmseg.LoadImage()({"img_path": "red.png"})["img"][0, 0].tolist()  # BGR
+    [0, 0, 255]
     """
 
     def __init__(self, convert: bool = False) -> None:
@@ -63,6 +69,16 @@ class LoadLabel(BaseTransform):
 
     Args:
         num_classes, ignore_index: for data sets that put nothing into the sample; None takes the sample's.
+
+    >>> from PIL import Image
+    >>> import pipa.mmseg
+    >>> Image.new("L", (4, 2), 3).save("label.png")
+    >>> sample = {"seg_map_path": "label.png", "seg_fields": []}
+    >>> int(pipa.mmseg.LoadLabel(num_classes=19)(sample)["gt_seg_map"].max())
+    3
+    >>> pipa.mmseg.LoadLabel(num_classes=2)(sample)
+    Traceback (most recent call last):
+    pipa.files.images.DataError: label.png: ...
     """
 
     def __init__(self, num_classes: int | None = None, ignore_index: int | None = None) -> None:
@@ -133,6 +149,13 @@ class SyncCrop(BaseTransform):
     Args:
         crop_size: (height, width) or one number.
         pad: fill missing rows and columns at the bottom and right with `pad_val` and `ignore_index`.
+
+    >>> import pipa, pipa.mmseg
+    >>> image, label = pipa.toy.draw("source", 0)
+    >>> sample = {"img": image, "gt_seg_map": label, "seg_fields": ["gt_seg_map"], "img_shape": image.shape[:2]}
+    >>> cut = pipa.mmseg.SyncCrop((64, 96))(sample)
+    >>> cut["img"].shape, cut["gt_seg_map"].shape
+    ((64, 96, 3), (64, 96))
     """
 
     def __init__(
@@ -216,6 +239,12 @@ class PackUnlabelled(PackSegInputs):
 
     mmseg's data preprocessor needs a data sample per image but no label in it. A label that some transform loaded is
     refused, because an unlabelled target must never have opened one.
+
+    >>> import pipa, pipa.mmseg
+    >>> image, _ = pipa.toy.draw("target", 0)
+    >>> packed = pipa.mmseg.PackUnlabelled()({"img": image, "img_shape": image.shape[:2]})
+    >>> packed["inputs"].shape, "gt_sem_seg" in packed["data_samples"]
+    (torch.Size([3, 128, 256]), False)
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -246,6 +275,12 @@ class PseudoMargins(BaseTransform):
 
     Args:
         top, bottom, left, right: widths in pixels of the image at this place of the pipeline.
+
+    >>> import pipa, pipa.mmseg
+    >>> image, _ = pipa.toy.draw("target", 0)
+    >>> sample = pipa.mmseg.PseudoMargins(bottom=28)({"img": image, "img_shape": image.shape[:2], "seg_fields": []})
+    >>> sorted(set(sample) - {"img", "img_shape", "seg_fields"})
+    ['valid_map']
     """
 
     def __init__(self, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> None:

@@ -82,6 +82,12 @@ class SafeCheckpointHook(CheckpointHook):
 
     Raises:
         CheckpointError: a checkpoint could not be saved (disk full, no permission), or none of the saved ones is whole.
+
+    >>> from mmseg.registry import HOOKS
+    >>> import pipa.mmseg
+    >>> hook = HOOKS.build(dict(type="SafeCheckpointHook", interval=2000, max_keep_ckpts=2, save_best="mIoU"))
+    >>> hook.by_epoch  # in a config: default_hooks=dict(checkpoint=dict(...))
+    False
     """
 
     def __init__(

@@ -21,6 +21,15 @@ class AutocastOptimWrapper(OptimWrapper):
     Args:
         enabled: False trains in float32.
         kwargs: those of ``OptimWrapper``.
+
+    >>> import torch
+    >>> import pipa.mmseg
+    >>> layer = torch.nn.Linear(4, 2)
+    >>> wrapper = pipa.mmseg.AutocastOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1))
+    >>> with wrapper.optim_context(layer):
+    ...     out = layer(torch.ones(1, 4))
+    >>> out.dtype, layer.weight.dtype
+    (torch.bfloat16, torch.float32)
     """
 
     def __init__(self, enabled: bool = True, **kwargs: object) -> None:

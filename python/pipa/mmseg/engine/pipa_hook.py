@@ -78,6 +78,15 @@ class PipaHook(Hook):
     Raises:
         ValueError: no target loader, gradient accumulation, an unknown setting, a model or loss the iteration cannot
             honour, or source and target batches of different size.
+
+    >>> from mmseg.registry import HOOKS
+    >>> import pipa.mmseg
+    >>> images = dict(type="FolderDataset", data_root="data/mine", classes="classes.json", unlabelled=True, pipeline=[])
+    >>> target = dict(batch_size=2, num_workers=2, sampler=dict(type="DrawSampler", stream=1), dataset=images)
+    >>> hook = HOOKS.build(dict(type="PipaHook", target_dataloader=target, pixel_weight=0.1))  # in custom_hooks
+    >>> HOOKS.build(dict(type="PipaHook", target_dataloader=target, nonfinite="go on"))
+    Traceback (most recent call last):
+    ValueError: nonfinite: expected 'stop' or 'skip', got 'go on'
     """
 
     # Before every hook that reads metrics, logs or saves.

@@ -39,6 +39,11 @@ class RepeatableHook(Hook):
 
     Args:
         interval: iterations between two lines of the log.
+
+    >>> from mmseg.registry import HOOKS
+    >>> import pipa.mmseg
+    >>> HOOKS.build(dict(type="RepeatableHook", interval=20)).interval  # in a config: custom_hooks=[dict(...)]
+    20
     """
 
     # After PipaHook, which adds its heads and the teacher's metrics.

@@ -25,6 +25,16 @@ class DomainIoUMetric(IoUMetric):
     Args:
         subsets: name of the metric -> class names (or ids).
         per_class: also return `IoU.NAME` for each class.
+
+    >>> import torch
+    >>> import pipa.mmseg
+    >>> metric = pipa.mmseg.DomainIoUMetric(subsets=dict(mIoU_ground=["road"]))
+    >>> metric.dataset_meta = dict(classes=("road", "sky"))
+    >>> label, prediction = torch.tensor([[0, 0, 1]]), torch.tensor([[0, 1, 1]])
+    >>> metric.process({}, [dict(pred_sem_seg=dict(data=prediction), gt_sem_seg=dict(data=label))])
+    >>> found = metric.evaluate(1)
+    >>> float(found["mIoU"]), float(found["mIoU_ground"])
+    (50.0, 50.0)
     """
 
     def __init__(

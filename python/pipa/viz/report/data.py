@@ -23,6 +23,10 @@ class Run:
         losses: Curves by the name of the logged value.
         seconds: Wall-clock time of the training.
         note: What else must be known, e.g. ``"seed 0"``.
+
+    >>> from pipa import viz
+    >>> viz.Run("PiPa", iou=[60.0, 40.0, None], miou_curve=[(1000, 35.0), (2000, 50.0)]).miou
+    50.0
     """
 
     name: str
@@ -41,7 +45,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture, uint8 RGB of shape (H, W, 3). `labels`: a map of classes or weights, enlarged with sharp pixels."""
+    """One picture, uint8 RGB of shape (H, W, 3). `labels`: a map of classes or weights, enlarged with sharp pixels.
+
+    >>> import pipa
+    >>> image, _ = pipa.toy.draw("source", 0)
+    >>> pipa.viz.Panel("Source", image, caption="labelled").title
+    'Source'
+    """
 
     title: str
     image: npt.NDArray[np.uint8]
@@ -57,7 +67,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """Panels under a title; `columns` per row, or as many as fit."""
+    """Panels under a title; `columns` per row, or as many as fit.
+
+    >>> import pipa
+    >>> panels = [pipa.viz.Panel(name, pipa.toy.draw(name, 0)[0]) for name in ("source", "target")]
+    >>> len(pipa.viz.Section("Both domains", panels).panels)
+    2
+    """
 
     title: str
     panels: Sequence[Panel]
@@ -67,7 +83,13 @@ class Section:
 
 @dataclass(frozen=True)
 class SeedTable:
-    """mIoU of each run for each seed: ``SeedTable(["0", "1", "2"], {"source-only": [..], "PiPa": [..]})``."""
+    """mIoU of each run for each seed: ``SeedTable(["0", "1", "2"], {"source-only": [..], "PiPa": [..]})``.
+
+    >>> from pipa import viz
+    >>> viz.SeedTable(["0", "1"], {"source-only": [38.0, 39.5], "PiPa": [50.0]})
+    Traceback (most recent call last):
+    ValueError: seeds: 'PiPa' has 1 values for 2 seeds
+    """
 
     names: Sequence[str]
     miou: Mapping[str, Sequence[float]]

@@ -49,6 +49,12 @@ def write_report(
 
     Raises:
         ValueError: No run, or a run whose number of classes differs from `classes`.
+
+    >>> import pipa
+    >>> runs = [pipa.viz.Run("source-only", [50.0, 40.0]), pipa.viz.Run("PiPa", [60.0, 40.0])]
+    >>> palette = pipa.viz.palette_of(None, 2)
+    >>> pipa.viz.write_report("report.html", title="Two", classes=["road", "sky"], palette=palette, runs=runs).name
+    'report.html'
     """
     if not runs:
         raise ValueError("runs: expected at least one")

@@ -104,6 +104,11 @@ class MiT(MixVisionTransformer):
     Input ``(B, 3, H, W)``; output four maps at 1/4, 1/8, 1/16 and 1/32 of the size, in channels-last order. Parameter
     names are those of ``MixVisionTransformer``: its checkpoints load, and :mod:`pipa.mmseg.checkpoints.convert`
     converts SegFormer's. ``with_cp=True`` keeps one map per block for the backward pass and computes the rest again.
+
+    >>> import torch
+    >>> from pipa.mmseg import MiT
+    >>> [tuple(feat_bdhw.shape) for feat_bdhw in MiT(arch="b0")(torch.zeros(1, 3, 64, 64))]
+    [(1, 32, 16, 16), (1, 64, 8, 8), (1, 160, 4, 4), (1, 256, 2, 2)]
     """
 
     def __init__(self, arch: str | None = None, drop_path_rate: float = 0.1, **kwargs: Any) -> None:

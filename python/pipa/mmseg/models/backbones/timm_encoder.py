@@ -22,6 +22,12 @@ class TimmEncoder(BaseModule):
         kwargs: for ``timm.create_model``, for example ``dynamic_img_size=True`` for transformers.
 
     mmpretrain's encoders need no wrapper: ``backbone=dict(type="mmpretrain.ConvNeXt", ...)`` (``pipa-rs[mmpretrain]``).
+
+    >>> import torch
+    >>> from pipa.mmseg import TimmEncoder
+    >>> encoder = TimmEncoder("resnet18", out_indices=(1, 2))
+    >>> encoder.out_channels, [tuple(feat_bdhw.shape[2:]) for feat_bdhw in encoder(torch.zeros(1, 3, 64, 64))]
+    ([64, 128], [(16, 16), (8, 8)])
     """
 
     def __init__(

@@ -31,6 +31,13 @@ class DAFormerHead(BaseDecodeHead):
         kwargs: those of mmsegmentation's ``BaseDecodeHead``.
 
     Input: a list of maps ``(B, D_i, H_i, W_i)``. Output: logits ``(B, C, H, W)`` of the size of the first used map.
+
+    >>> import torch
+    >>> from pipa.mmseg import DAFormerHead
+    >>> head = DAFormerHead([32, 64, 160, 256], channels=16, num_classes=19, norm_cfg=dict(type="BN"))
+    >>> maps = [torch.zeros(2, d, 64 // s, 64 // s) for d, s in zip(head.in_channels, (4, 8, 16, 32))]
+    >>> head(maps).shape
+    torch.Size([2, 19, 16, 16])
     """
 
     def __init__(

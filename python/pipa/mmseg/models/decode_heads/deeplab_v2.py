@@ -21,6 +21,12 @@ class DeepLabV2Head(BaseDecodeHead):
         kwargs: the rest of ``BaseDecodeHead``'s; ``channels``, ``norm_cfg`` and ``act_cfg`` have nothing to act on.
 
     Input: a list of maps, of which ``in_index`` is used. Output: logits ``(B, C, h, w)`` of that map's size.
+
+    >>> import torch
+    >>> from pipa.mmseg import DeepLabV2Head
+    >>> head = DeepLabV2Head(19, in_channels=64, in_index=0)
+    >>> head([torch.zeros(1, 64, 9, 9)]).shape
+    torch.Size([1, 19, 9, 9])
     """
 
     def __init__(self, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24), **kwargs: Any) -> None:

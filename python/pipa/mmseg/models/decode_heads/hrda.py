@@ -64,6 +64,11 @@ class HRDAHead(BaseDecodeHead):
         fixed_attention: a constant in [0, 1] in place of the learned attention (for ablations).
         two_scales: set by ``HRDAEncoderDecoder``; without it there is no attention and no detail.
         kwargs: settings of the shared head (``decoder_params`` and those of ``BaseDecodeHead``).
+
+    >>> from pipa.mmseg import HRDAHead
+    >>> head = HRDAHead(in_channels=[32, 64, 160, 256], channels=16, num_classes=19, norm_cfg=dict(type="BN"))
+    >>> type(head.head).__name__, tuple(head.scale_attention.conv_seg.weight.shape)  # one attention map per class
+    ('DAFormerHead', (19, 256, 1, 1))
     """
 
     def __init__(

@@ -42,6 +42,17 @@ class HRDAEncoderDecoder(EncoderDecoder):
 
     Attributes:
         rng: object with ``randint(low, high)`` that draws the crops (row, then column); torch's generator by default.
+
+    >>> import torch
+    >>> import pipa.mmseg
+    >>> from mmseg.registry import MODELS
+    >>> backbone = dict(type="MiT", arch="b0")
+    >>> head = dict(in_channels=[32, 64, 160, 256], channels=16, num_classes=19, norm_cfg=dict(type="BN"))
+    >>> settings = dict(backbone=backbone, decode_head=dict(type="HRDAHead", **head), test_cfg=dict(mode="whole"))
+    >>> network = MODELS.build(dict(type="HRDAEncoderDecoder", hr_crop_size=(64, 64), **settings)).eval()
+    >>> with torch.no_grad():
+    ...     network.encode_decode(torch.zeros(1, 3, 128, 128), [dict(img_shape=(128, 128))]).shape
+    torch.Size([1, 19, 128, 128])
     """
 
     rng: Draws
