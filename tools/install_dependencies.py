@@ -16,9 +16,8 @@ project, build = settings["project"], settings["build-system"]["requires"]
 torch = os.environ.get("PIPA_TORCH", settings["tool"]["pipa"]["torch"])
 extras = {name: project["optional-dependencies"][name] for name in ("mmseg", "dev")}
 if sys.argv[1:] == ["core"]:
-    extras["dev"] = [
-        r for r in extras["dev"] if not r.startswith(("torchvision", "onedl-mmpretrain", "timm", "peft", "smp"))
-    ]
+    bound = ("torchvision", "onedl-mmpretrain", "timm", "peft", "segmentation_models_pytorch")
+    extras["dev"] = [r for r in extras["dev"] if not r.startswith(bound)]
 if sys.argv[1:] not in ([], ["core"]):
     only = [requirement for name in sys.argv[1:] for requirement in project["optional-dependencies"][name]]
     sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", "--quiet", f"torch=={torch}", *only]))

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipa.inference import Segmenter
+
 if TYPE_CHECKING:
     import torch
-
-    from pipa.inference import Segmenter
 
 __all__ = ["load"]
 
@@ -46,3 +46,6 @@ def load(
     # The networks are those of the optional extra, which stands above this module.
     opened = importlib.import_module("pipa.mmseg.run.open")
     return opened.open_segmenter(checkpoint, config, weights, device)
+
+
+Segmenter.opener = load

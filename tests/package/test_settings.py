@@ -139,12 +139,18 @@ def test_arrays_and_scalars_of_numpy_and_torch_are_taken() -> None:
 RIGHT = """
 from torch import nn
 from pipa import PipaStep
+from pipa.mmseg.engine.pipa_hook import PipaHook
 from pipa.settings import HookSettings
 
 step = PipaStep(nn.Conv2d(3, 3, 1), num_classes=3, threshold=0.9, patch_size=[8, 8])
 hook: HookSettings = {"joined": False, "alpha": 0.99}
+made = PipaHook(evaluate_teacher=False, mask_weight=1.0)
 """
-MISSPELT = RIGHT.replace("threshold=0.9", 'thresold=0.9, mix_classes="image"').replace("joined", "joind")
+MISSPELT = (
+    RIGHT.replace("threshold=0.9", 'thresold=0.9, mix_classes="image"')
+    .replace("joined", "joind")
+    .replace("mask_weight=1.0", "mask_weigth=1.0")
+)
 
 
 def test_a_type_checker_finds_a_misspelt_setting(tmp_path: Path) -> None:
@@ -158,3 +164,4 @@ def test_a_type_checker_finds_a_misspelt_setting(tmp_path: Path) -> None:
     assert 'Unexpected keyword argument "thresold"' in found
     assert 'Argument "mix_classes"' in found
     assert 'Extra key "joind"' in found
+    assert 'Unexpected keyword argument "mask_weigth"' in found

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,10 @@ class Segmenter:
     Attributes:
         network: the network (:class:`pipa.inference.network.Network`).
         classes, palette: names and RGB colours in the order of the label ids.
+        opener: opens a checkpoint as :func:`pipa.load` does; :mod:`pipa.loading`, which stands above, sets it.
     """
+
+    opener: ClassVar[Callable[..., Segmenter]]
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -148,8 +150,7 @@ class Segmenter:
         """What :meth:`save_pretrained` wrote; the same as ``pipa.load(folder)``."""
         if not (Path(folder) / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder}: expected a folder with {WEIGHTS}, as save_pretrained writes one")
-        # Networks are built by the optional extra, which stands above this module.
-        return importlib.import_module("pipa.mmseg.run.open").open_segmenter(folder, device=device)
+        return cls.opener(folder, device=device)
 
     def prepare(self, source: Source) -> Prepared:
         """What the network sees of a picture, and the picture."""

@@ -17,7 +17,7 @@ from pipa.files.atomic import refuse_input, save
 from pipa.files.torch_file import CheckpointError, load_plain
 from pipa.mmseg.checkpoints.description import KEY
 from pipa.mmseg.checkpoints.keys import convert_state_dict, rename
-from pipa.mmseg.checkpoints.model import build_from_keys
+from pipa.mmseg.checkpoints.model import build_from_keys, describes_ours
 from pipa.mmseg.checkpoints.released import released_description
 
 # Where the converted file keeps the teacher (EMA) network.
@@ -118,7 +118,8 @@ def convert_content(
     result["state_dict"] = converted[main[0] if main else "teacher"]
     if "teacher" in converted:
         result[TEACHER_KEY] = converted["teacher"]
-    if report.kind != "encoder":
+    # Networks of other kinds, which the caller has named by `model`, are opened with their config.
+    if report.kind != "encoder" and describes_ours(result["state_dict"]):
         result["meta"][KEY] = released_description(content, result)
     return result, report
 

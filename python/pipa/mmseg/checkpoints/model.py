@@ -36,6 +36,15 @@ def config_from_keys(state: State) -> dict[str, Any]:
     return config
 
 
+def describes_ours(state: State) -> bool:
+    """Whether :func:`config_from_keys` knows the network."""
+    try:
+        config_from_keys(state)
+    except ValueError:
+        return False
+    return True
+
+
 def encoder_config(state: State) -> dict[str, Any]:
     """Config of the ``MiT`` whose parameters these are."""
     dims, depths, reductions = [], [], []
