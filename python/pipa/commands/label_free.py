@@ -9,7 +9,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
@@ -18,8 +17,9 @@ from rich.table import Table
 from pipa.files.atomic import write_text
 from pipa.inference.choosing import SAMPLE
 from pipa.mmseg.run.choosing import Candidate, Comparison
-from pipa.study.plots import COLOURS, STEADY, save
+from pipa.study.plots import COLOURS
 from pipa.viz.report.page import GENERATOR, page_of
+from pipa.viz.svg import drawing, svg_of
 
 #: Score -> (its column, which end is good, its value for a network of a candidate).
 SCORES: dict[str, tuple[str, int, Callable[[Candidate, str], float | None]]] = {
@@ -196,7 +196,7 @@ def plot(result: Comparison, path: Path) -> Path:
     ]
     if result.truth is not None:
         shown.append(("mIoU, per cent", lambda c, name: c.networks[name].miou if name in c.networks else None))
-    with matplotlib.rc_context(STEADY):
+    with drawing():
         figure = Figure(figsize=(2.6 * len(shown) + 0.4, 2.6), layout="constrained")
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for axes, (title, value) in zip(panels, shown, strict=True):
@@ -210,7 +210,7 @@ def plot(result: Comparison, path: Path) -> Path:
             axes.set_xlabel("iteration")
             axes.grid(color="#ddd")
         panels[0].legend(frameon=False)
-        return save(figure, path)
+        return write_text(path, svg_of(figure))
 
 
 def _cell(value: float | None, digits: int, best: bool = False) -> str:
