@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, Unpack
 
 from torch import Tensor, nn
 
-from pipa import _core
 from pipa.first_prototypes import class_means
 from pipa.gradient_exchange import average
 from pipa.group import Group
@@ -20,7 +20,7 @@ from pipa.networks.trial import Trial, projection_heads, trial
 from pipa.networks.wrappers import unwrap
 from pipa.settings import StepSettings, native_step
 from pipa.settings import default_settings as default_settings
-from pipa.step_checks import check_call, check_teacher, default_align, pixel_values
+from pipa.step_checks import SilentTerms, check_call, check_teacher, default_align, pixel_values
 
 
 class PipaStep(nn.Module):
@@ -84,6 +84,9 @@ class PipaStep(nn.Module):
     >>> sorted({"loss_source", "loss_mix", "loss_pixel", "loss_patch"} & set(log))
     ['loss_mix', 'loss_patch', 'loss_pixel', 'loss_source']
     """
+
+    tell: Callable[[str], Any] = staticmethod(warnings.warn)
+    """Called once with the reason when a term stays 0."""
 
     def __init__(
         self,
@@ -162,6 +165,7 @@ class PipaStep(nn.Module):
         if isinstance(self._networks, PlainNetworks) and max(used[f"{n}_weight"] for n in ("mix", "mask", "patch")) > 0:
             check_teacher(self._networks, core, self.teacher)
         self._checked: set[tuple[int, ...]] = set()
+        self._silent = SilentTerms()
         self.last: dict[str, Any] | None = None
 
     @property
@@ -237,8 +241,12 @@ class PipaStep(nn.Module):
             self._networks.stored = None
         if self._averages:
             self._average()
+        log = dict(scalars)
+        if check_finite or source.device.type == "cpu":
+            for text in self._silent.look(log, lambda: self.settings):
+                self.tell(text)
         self.last = {"source_image": source, "source_label": source_label, "target_image": target, **(mixed or {})}
-        return dict(scalars)
+        return log
 
     def _average(self) -> None:
         """What DistributedDataParallel would do, whose reducer allows one backward pass in an iteration only."""
@@ -253,7 +261,7 @@ class PipaStep(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         settings, extra = state["_native"]
-        super().__setstate__({**state, "_native": _core.Step(settings, 0)})
+        super().__setstate__({**state, "_native": native_step(json.loads(settings), 0)})
         self.set_extra_state(extra)
 
     def start_prototypes(self, images: Iterable[Tensor]) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipa import functional
+from pipa.group import Group
+from pipa.networks.base import Networks
 from pipa.networks.plain import PlainNetworks
 from pipa.networks.trial import REFUSALS, Trial, blank, evaluating, sizes, unchanged_draws
-
-if TYPE_CHECKING:
-    from pipa.step import PipaStep
 
 # Images hold 0..255; what lies this far out was not normalised with the mean and std given.
 FAR = 2550
@@ -22,23 +21,40 @@ FAR = 2550
 TRIES = 32
 
 
+class Step(Protocol):
+    """What is asked of a :class:`pipa.PipaStep`."""
+
+    group: Group | None
+    _trial: Trial | None
+    _checked: set[tuple[int, ...]]
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    @property
+    def networks(self) -> Networks: ...
+
+
 def pixel_values(settings: Mapping[str, Any], image_max: float | None) -> dict[str, Any]:
     """Settings with mean and std in 0..255, where the images were normalised from 0..1.
 
-    (v - m) / s is the same number for v, m and s in 0..1 and in 0..255, so nothing else has to change.
+    (v - m) / s is the same number for v, m and s in 0..1 and in 0..255, so nothing else has to change. What is no list
+    of numbers is left as it is: the settings' own check names it.
     """
-    given = [float(v) for name in ("mean", "std") for v in settings.get(name, ())]
-    if image_max is None:
-        image_max = 1.0 if given and max(abs(v) for v in given) <= 1 else 255.0
-    if image_max <= 0:
+    both = "mean" in settings and "std" in settings
+    if image_max is not None and not image_max > 0:
         raise ValueError(f"image_max must be positive, got {image_max}")
-    if image_max != 255 and not ("mean" in settings and "std" in settings):
+    if image_max not in (None, 255) and not both:
         raise ValueError(f"image_max={image_max:g} needs mean= and std= on that scale")
+    try:
+        given = {name: [float(v) for v in settings[name]] for name in ("mean", "std")} if both else {}
+    except (TypeError, ValueError):
+        return dict(settings)
+    if image_max is None:
+        values = [abs(v) for numbers in given.values() for v in numbers]
+        image_max = 1.0 if values and max(values) <= 1 else 255.0
     scale = 255.0 / image_max
-    units: dict[str, Any] = {
-        name: [float(v) * scale for v in settings[name]] for name in ["mean", "std"] if name in settings
-    }
-    return {**settings, **units} if scale != 1 else dict(settings)
+    return dict(settings) if scale == 1 else {**settings, **{n: [v * scale for v in vs] for n, vs in given.items()}}
 
 
 def default_align(settings: dict[str, Any], trial: Trial) -> int:
@@ -88,7 +104,7 @@ def check_teacher(networks: PlainNetworks, student: nn.Module, teacher: nn.Modul
         )
 
 
-def check_call(step: PipaStep, source: Tensor, target: Tensor, look: bool) -> None:
+def check_call(step: Step, source: Tensor, target: Tensor, look: bool) -> None:
     """Refuse what can never work with images of this size. Done once for each size, and it waits for no accelerator.
 
     Raises:
@@ -121,7 +137,7 @@ def _check_margins(settings: dict[str, Any], height: int) -> None:
         )
 
 
-def _check_pixels(step: PipaStep, settings: dict[str, Any], shape: tuple[int, ...]) -> None:
+def _check_pixels(step: Step, settings: dict[str, Any], shape: tuple[int, ...]) -> None:
     stride = None if step._trial is None else step._trial.stride
     if settings["pixel_weight"] == 0 or settings["pixel_sampling"] != "balanced":
         return
@@ -136,7 +152,7 @@ def _check_pixels(step: PipaStep, settings: dict[str, Any], shape: tuple[int, ..
         )
 
 
-def _check_patches(step: PipaStep, settings: dict[str, Any], height: int, width: int) -> None:
+def _check_patches(step: Step, settings: dict[str, Any], height: int, width: int) -> None:
     patch, align, trial = settings["patch_size"], settings["patch_align"], step._trial
     size = (int(patch[0]), int(patch[1]))
     if size[0] > height or size[1] > width:
@@ -191,3 +207,48 @@ def _check_range(settings: dict[str, Any], source: Tensor) -> None:
             "pass mean=, std= and image_max=",
             stacklevel=5,
         )
+
+
+# A term that has been 0 so many times in a row is told about. Pseudo-labels may take their time.
+TERMS = tuple(f"loss_{n}" for n in ("source", "pixel", "distribution", "feature_distance", "mix", "mask", "target"))
+TIMES = {"loss_mask": 100, "loss_target": 100}
+SOON = 3
+
+
+class SilentTerms:
+    """Counts the zeros of each term, and tells once why one stays 0."""
+
+    def __init__(self) -> None:
+        self.zeros: dict[str, int] = {}
+
+    def look(self, scalars: Mapping[str, Tensor], settings: Callable[[], Mapping[str, Any]]) -> list[str]:
+        """What to tell about these scalars; reading them waits for an accelerator."""
+        watched = [name for name in TERMS if name in scalars and self.zeros.get(name, 0) >= 0]
+        values = torch.stack([scalars[name].float() for name in watched]).tolist() if watched else []  # one read
+        told = []
+        for name, value in zip(watched, values, strict=True):
+            self.zeros[name] = self.zeros.get(name, 0) + 1 if value == 0 else 0
+            if self.zeros[name] >= TIMES.get(name, SOON):
+                told.append(f"{name} has been 0 for {self.zeros[name]} iterations: {self._reasons(settings())[name]}")
+                self.zeros[name] = -1
+        return told
+
+    @staticmethod
+    def _reasons(settings: Mapping[str, Any]) -> dict[str, str]:
+        balanced = settings["pixel_sampling"] == "balanced"
+        pixels = f"pixel_min_pixels={settings['pixel_min_pixels']}" if balanced else "two"
+        sure = f"no target pixel is surer than threshold={settings['threshold']}, or none lies inside the valid mask"
+        classes = settings["feature_distance_classes"]
+        return {
+            "loss_source": "every pixel of the source labels is ignored",
+            "loss_pixel": f"no class of the source labels has {pixels} pixels on the encoder's map",
+            "loss_distribution": "no pixel of the source labels counts on the encoder's map",
+            "loss_feature_distance": (
+                f"no cell of the encoder's map shows one of the feature_distance_classes="
+                f"{'all' if classes is None else list(classes)} on a share of "
+                f"feature_distance_min_ratio={settings['feature_distance_min_ratio']} of its pixels"
+            ),
+            "loss_mix": f"no pixel of the source labels that was pasted counts, and {sure}",
+            "loss_mask": sure,
+            "loss_target": sure,
+        }

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
+from functools import partial
 from types import MethodType
 from typing import Any, Unpack
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from pipa._core import NonFiniteError
+from pipa.environment import Finding
 from pipa.files.torch_file import host
 from pipa.gradient_exchange import average
 from pipa.group import Group, PeerNonFiniteError
@@ -34,6 +38,15 @@ from pipa.mmseg.engine.launcher import TIMEOUT
 from pipa.mmseg.engine.network_options import Tuning
 from pipa.mmseg.engine.nonfinite_guard import NonFiniteGuard
 from pipa.mmseg.engine.seeding import seed_iteration
+from pipa.mmseg.engine.start_checks import (
+    NAME,
+    check_built,
+    check_config,
+    check_others,
+    hook_places,
+    need_labels,
+    refuse,
+)
 from pipa.mmseg.engine.stop_signals import isolate
 from pipa.mmseg.engine.valid_mask import valid_mask
 from pipa.mmseg.evaluation.teacher import evaluate
@@ -107,6 +120,7 @@ class PipaHook(Hook):
         self._heads: nn.ModuleDict | None = None
         self._group: Group | None = None
         self._crops = torch.Generator()
+        self._ran = False
 
     def _configure(self, arguments: dict[str, Any]) -> None:
         """Split arguments into the hook's own and the settings of the iteration; an unknown name is an error."""
@@ -126,6 +140,7 @@ class PipaHook(Hook):
     def before_run(self, runner: Runner) -> None:
         if not is_training(runner):
             return  # validation or test: nothing of the training is needed
+        core = core_model(runner)
         counts = accumulative_counts(runner.optim_wrapper)
         if counts != 1:
             raise ValueError(
@@ -133,14 +148,12 @@ class PipaHook(Hook):
                 f"got {counts}; use a larger batch or more processes instead"
             )
         self._configure({**runner.cfg.get("pipa", {}), **self._arguments})
-        self.tuning.check(runner)
         if self.target_cfg is None:
             self.target_cfg = runner.cfg.get("target_dataloader")
-        if self.target_cfg is None:
-            raise ValueError("PipaHook: give it target_dataloader=dict(...), the loader of unlabelled target images")
-        core = core_model(runner)
+        refuse(self.findings(runner, core))
+        self.tuning.check(runner)
         native = {**default_settings(), **self._settings(core)}
-        native_step(self._settings(core), 0)  # a misspelt setting stops the training here, not after loading the data
+        native_step(self._settings(core), 0)
         wants = wanted_heads(native)
         terms = {name: name in wants for name in ("pixel", "patch")}
         if any(terms.values()):
@@ -151,6 +164,16 @@ class PipaHook(Hook):
             runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
             if runner.cfg.get("param_scheduler") is not None:
                 runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
+
+    def findings(self, runner: Runner, core: Any) -> list[Finding]:
+        """What is wrong with the config, for a training or for `pipa doctor`."""
+        config = dict(runner.cfg)
+        if not hook_places(config):  # a hook that was made without a config
+            own = dict(type=NAME, target_dataloader=self.target_cfg, **self._arguments)
+            config["custom_hooks"] = [*(config.get("custom_hooks") or []), own]
+        head = main_head(core)
+        found = [*check_config(config), *check_others(config, runner.hooks)]
+        return found + list(check_built(runner, core, head, self.num_classes or head.num_classes))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if not is_training(runner):
@@ -260,6 +283,7 @@ class PipaHook(Hook):
             initial=None if self.initial_labels is None else "stored",
             **settings,
         )
+        step.tell = partial(print_log, logger="current", level=logging.WARNING)
         return step.to(next(core.parameters()).device)
 
     def _check_loaders(self, runner: Runner, target: Any) -> None:
@@ -286,7 +310,7 @@ class PipaHook(Hook):
     def step(self, runner: Runner, core: Any, data: dict[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
         """One iteration with the optimiser's step; returns the scalars for mmengine's log."""
         assert self.pipa is not None  # made in before_train
-        self._wrapper, self._core, self._iteration = optim_wrapper, core, runner.iter
+        self._wrapper, self._core, self._iteration, self._ran = optim_wrapper, core, runner.iter, True
         target = next(self.target)
         # After both loaders: making a loader's iterator draws from torch's generator, and a resume makes a new one.
         self._crops.manual_seed(seed_iteration(self.pipa, runner.seed, runner.iter))
@@ -295,6 +319,7 @@ class PipaHook(Hook):
         gradients = self.gradient_interval > 0 and (runner.iter + 1) % self.gradient_interval == 0
         due = self.check_interval > 0 and (runner.iter + 1) % self.check_interval == 0
         self._check = due or source["inputs"].device.type == "cpu"
+        need_labels(source["data_samples"])
         batch = {
             "source": self.tuning.image(source["inputs"]),
             "source_label": torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in source["data_samples"]]),
@@ -330,6 +355,16 @@ class PipaHook(Hook):
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         return log
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        if self.pipa is not None and not self._ran:
+            raise ValueError(
+                "PipaHook: another hook or wrapper has replaced the model's train_step, so the training is no domain "
+                "adaptation; take it out"
+            )
+        self._ran = False
 
     # -- validation and checkpoints ----------------------------------------------------------------------------------
 

@@ -1,0 +1,199 @@
+"""What a training refuses at its start. Two callers: `PipaHook`, which stops at it, and `pipa doctor`, which lists it.
+
+Each check yields findings with the place in the config, so that all of them can be told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.hooks import EMAHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.loops import EpochBasedTrainLoop
+
+from pipa.environment import ERROR, Finding
+from pipa.files.images import DataError
+from pipa.mmseg.datasets.parts import parts
+from pipa.mmseg.datasets.samplers import DrawSampler
+from pipa.mmseg.datasets.transforms import SyncCrop
+from pipa.settings import HOOK_DEFAULTS, check_names, default_settings, native_step
+
+NAME = "PipaHook"
+
+
+class StartError(ValueError):
+    """A training cannot start as its config says."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = list(findings)
+        super().__init__("; ".join(finding.found for finding in findings))
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raise what is an error.
+
+    Raises:
+        StartError: a ValueError with all errors.
+    """
+    errors = [finding for finding in findings if finding.level == ERROR]
+    if errors:
+        raise StartError(errors)
+
+
+def hook_places(config: Mapping[str, Any]) -> list[str]:
+    """Where PipaHook stands in a config."""
+    hooks = config.get("custom_hooks") or []
+    return [f"custom_hooks[{i}]" for i, hook in enumerate(hooks) if getattr(_kind(hook), "__name__", "") == NAME]
+
+
+def check_config(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the config alone tells, for a training with PipaHook."""
+    places = hook_places(config)
+    if not places:
+        return
+    if len(places) > 1:
+        yield Finding(ERROR, places[1], f"{NAME}: expected one, got {len(places)}", "take the others out")
+    hook = config["custom_hooks"][int(places[0][len("custom_hooks[") : -1])]
+    own = {key: value for key, value in hook.items() if key not in ("type", "priority", "target_dataloader")}
+    shared = dict(config.get("pipa") or {})
+    yield from _check_settings(shared, own, places[0], _classes(config))
+    yield from _check_batches(config, hook, places[0])
+    counts = (config.get("optim_wrapper") or {}).get("accumulative_counts", 1)
+    if counts != 1:
+        text = f"{NAME}: accumulative_counts must be 1 (one iteration has several backward passes), got {counts}"
+        yield Finding(ERROR, "optim_wrapper.accumulative_counts", text, "use a larger batch or more processes instead")
+
+
+def check_others(config: Mapping[str, Any], hooks: Sequence[Any] = ()) -> Iterator[Finding]:
+    """Hooks that hold another average of the model and exchange its weights; `hooks`: those of the run, where known."""
+    if not hook_places(config):
+        return
+    named = [(f"custom_hooks[{i}]", hook) for i, hook in enumerate(config.get("custom_hooks") or [])]
+    named += [(f"default_hooks.{key}", hook) for key, hook in (config.get("default_hooks") or {}).items()]
+    found = {}
+    for place, hook in [*named, *(("custom_hooks", hook) for hook in hooks)]:
+        kind = _kind(hook)
+        if isinstance(kind, type) and issubclass(kind, EMAHook):
+            found.setdefault(kind.__name__, place)
+    for name, place in found.items():
+        text = f"{name} beside {NAME}: the teacher is the moving average of the model already, and it is saved"
+        fix = f"take {name} out; alpha is the teacher's decay, --teacher tests and exports it"
+        yield Finding(ERROR, place, text, fix)
+
+
+def _kind(hook: Any) -> Any:
+    """The class of a hook, or of its config; None where it is not known."""
+    kind = hook.get("type") if isinstance(hook, Mapping) else type(hook)
+    return HOOKS.get(kind) if isinstance(kind, str) else kind
+
+
+def _classes(config: Mapping[str, Any]) -> int:
+    head = (config.get("model") or {}).get("decode_head") or {}
+    head = head[-1] if isinstance(head, (list, tuple)) else head
+    classes = head.get("num_classes")
+    return classes if isinstance(classes, int) and classes > 0 else 2
+
+
+def _check_settings(shared: Mapping[str, Any], own: Mapping[str, Any], place: str, classes: int) -> Iterator[Finding]:
+    """Every name and every value by itself, then all together."""
+    known = [*default_settings(), *HOOK_DEFAULTS]
+    given: dict[str, Any] = {}
+    sound = True
+    for where, settings in (("pipa", shared), (place, own)):
+        for name, value in settings.items():
+            try:
+                check_names([name], known)
+                if name not in HOOK_DEFAULTS:
+                    native_step({"num_classes": classes, name: value}, 0)
+                    given[name] = value
+            except ValueError as error:
+                sound = False
+                yield Finding(ERROR, f"{where}.{name}", str(error), "docs/settings.md lists names and ranges")
+    if sound:
+        try:
+            native_step({"num_classes": classes, **given}, 0)
+        except ValueError as error:
+            yield Finding(ERROR, place, str(error), "docs/settings.md lists names and ranges")
+
+
+def _check_batches(config: Mapping[str, Any], hook: Mapping[str, Any], place: str) -> Iterator[Finding]:
+    target = hook.get("target_dataloader") or config.get("target_dataloader")
+    if target is None:
+        text = f"{NAME}: give it target_dataloader=dict(...), the loader of unlabelled target images"
+        yield Finding(ERROR, f"{place}.target_dataloader", text, "see docs/data.md, draws")
+        return
+    source = config.get("train_dataloader") or {}
+    sizes = [loader.get("batch_size") if "batch_sampler" not in loader else None for loader in (source, target)]
+    if None not in sizes and sizes[0] != sizes[1]:
+        text = f"{NAME}: train_dataloader and target_dataloader must have one batch_size, got {sizes[0]} and {sizes[1]}"
+        own = f"{place}." if hook.get("target_dataloader") else ""
+        yield Finding(ERROR, f"{own}target_dataloader.batch_size", text, "give both loaders the same batch_size")
+
+
+def check_built(runner: Runner, model: Any, head: Any, num_classes: int) -> Iterator[Finding]:
+    """What shows once the data sets and the model are there, before a weight is loaded.
+
+    Args:
+        model: the segmentor. head: its main decode head. num_classes: of the training.
+    """
+    loop = runner._train_loop
+    if isinstance(loop, EpochBasedTrainLoop) and isinstance(loop.dataloader.sampler, DrawSampler):
+        text = "train_cfg: an epoch of DrawSampler never ends, so nothing would be validated or saved"
+        yield Finding(ERROR, "train_cfg", text, "use train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)")
+    for place, part in (("train", loop), ("val", runner._val_loop)):
+        data = getattr(getattr(part, "dataloader", None), "dataset", None)
+        if data is None:
+            continue
+        where = f"{place}_dataloader"
+        yield from _check_classes(where, data, num_classes)
+        if place == "train":
+            yield from _check_ignored(where, data, model, int(head.ignore_index))
+
+
+def _check_classes(place: str, data: Any, num_classes: int) -> Iterator[Finding]:
+    names = list((getattr(data, "metainfo", None) or {}).get("classes") or ())
+    if names and len(names) != num_classes:
+        text = (
+            f"model.decode_head.num_classes is {num_classes}, but the data set of {place} has {len(names)} classes "
+            f"({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})"
+        )
+        fix = f"set model.decode_head.num_classes={len(names)}, or choose classes with metainfo=dict(classes=[...])"
+        yield Finding(ERROR, "model.decode_head.num_classes", text, fix)
+
+
+def _check_ignored(place: str, data: Any, model: Any, ignored: int) -> Iterator[Finding]:
+    """One id for pixels without a class, in the data, the padding and the loss."""
+    pre = model.data_preprocessor
+    pads = getattr(pre, "size", None) is not None or (getattr(pre, "size_divisor", None) or 1) > 1
+    fill = getattr(pre, "seg_pad_val", ignored)
+    if pads and fill != ignored:
+        text = f"data_preprocessor.seg_pad_val is {fill}, but the loss ignores id {ignored}: padding would be a class"
+        yield Finding(ERROR, "model.data_preprocessor.seg_pad_val", text, f"set seg_pad_val={ignored}")
+    for part in parts(data):
+        own = getattr(part, "ignore_index", ignored)
+        if own != ignored:
+            text = (
+                f"{type(part).__name__} marks pixels without a class with id {own}, but the loss ignores id {ignored} "
+                "(decode_head.ignore_index)"
+            )
+            yield Finding(ERROR, f"{place}.dataset.ignore_index", text, "give both the same ignore_index")
+        for transform in getattr(getattr(part, "pipeline", None), "transforms", ()):
+            if isinstance(transform, SyncCrop) and transform.pad and transform.ignore_index != ignored:
+                text = f"SyncCrop pads labels with id {transform.ignore_index}, but the loss ignores id {ignored}"
+                yield Finding(ERROR, f"{place}.dataset.pipeline", text, f"give SyncCrop ignore_index={ignored}")
+
+
+def need_labels(samples: Sequence[Any], place: str = "train_dataloader") -> None:
+    """Every sample of a source batch has a label.
+
+    Raises:
+        DataError: names the image and what the pipeline lacks.
+    """
+    for sample in samples:
+        if "gt_sem_seg" not in sample:
+            raise DataError(
+                f"{sample.metainfo.get('img_path')}: a source image came without its label; the pipeline of {place} "
+                "needs dict(type='LoadLabel') (or LoadAnnotations) before PackSegInputs"
+            )
