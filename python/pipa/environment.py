@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import sys
 import warnings
@@ -36,12 +37,14 @@ class Finding:
         where: part of the config or environment.
         found: what is the case, with the file it is about.
         fix: what to do; empty for notes.
+        line: `FILE:LINE` of the setting in the config, where it is known.
     """
 
     level: str
     where: str
     found: str
     fix: str = ""
+    line: str = ""
 
 
 def check_environment() -> list[Finding]:
@@ -63,6 +66,37 @@ def check_environment() -> list[Finding]:
         text = f"/dev/shm has {shared / GIB:.2f} GiB free; loader workers pass batches through it"
         findings.append(Finding(WARNING, "memory", text, "start the container with --shm-size=2g, or num_workers=0"))
     return findings
+
+
+def describe_environment() -> str:
+    """A short report for people who are asked for help: one `name: value` a line, without paths and names of users."""
+    threads = f"{torch.get_num_threads()} of torch, {os.cpu_count()} cores"
+    lines = {
+        "pipa": f"{_version('pipa-rs')} (core built for torch {_abi.torch_build()})",
+        "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})",
+        **{name: _version(name) for name in (*_NEEDED, "numpy", "pillow")},
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": _devices(),
+        "threads": f"{threads}; OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}",
+    }
+    beside = [name for name in _UPSTREAM if _version(name) != "not installed"]
+    if beside:
+        lines["beside"] = f"{', '.join(beside)} (upstream; the same import names)"
+    return "\n".join(f"{name}: {value}" for name, value in lines.items())
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> str:
+    if not torch.cuda.is_available():
+        return "CPU only"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
 
 
 def check_packages(installed: Mapping[str, str]) -> list[Finding]:
@@ -108,7 +142,8 @@ def report(findings: Sequence[Finding]) -> str:
     """Readable text: one block per finding and a count at the end."""
     lines = []
     for finding in findings:
-        lines.append(f"{finding.level:<8} {finding.where}: {finding.found}")
+        place = f"{finding.where} ({finding.line})" if finding.line else finding.where
+        lines.append(f"{finding.level:<8} {place}: {finding.found}")
         lines += [f"{'':<8} -> {finding.fix}"] if finding.fix else []
     errors = sum(f.level == ERROR for f in findings)
     warnings = sum(f.level == WARNING for f in findings)

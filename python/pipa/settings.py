@@ -272,12 +272,12 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
     Raises:
         ValueError: names the nearest known one.
     """
-    known = sorted(known)
+    known = sorted(set(known))
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown setting {name!r}{hint} (known: {', '.join(known)})")
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown setting {name!r}; {hint}")
 
 
 def native_step(settings: Mapping[str, Any], seed: int) -> _core.Step:

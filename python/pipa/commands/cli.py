@@ -13,7 +13,7 @@ from pipa.commands import export as exporting
 from pipa.commands import predict as predicting
 from pipa.commands import soft_labels, study
 from pipa.commands import test as testing
-from pipa.environment import hide_remarks
+from pipa.environment import describe_environment, hide_remarks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,8 +70,10 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    def with_config(command: argparse.ArgumentParser) -> None:
-        command.add_argument("config", help="file of a config, or the name of a shipped one (see `pipa configs`)")
+    def with_config(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
+        command.add_argument(
+            "config", nargs=nargs, help="file of a config, or the name of a shipped one (see `pipa configs`)"
+        )
         command.add_argument(
             "--cfg-options",
             nargs="+",
@@ -122,8 +124,11 @@ def parser() -> argparse.ArgumentParser:
     text = "Store a network's soft labels of the target, for a training that corrects them (ProDA)."
     soft_labels.add_arguments(add("soft-labels", soft_labels.run, text))
 
-    doctor = add("doctor", run_doctor, "Check environment and every file of a config's data before a training.")
-    with_config(doctor)
+    text = "Check the environment, every file of a config's data and the training's start, before a training."
+    doctor = add("doctor", run_doctor, text)
+    with_config(doctor, nargs="?")
+    doctor.add_argument("--environment", action="store_true", help="print versions, build and devices, for a report")
+    doctor.add_argument("--no-iteration", action="store_true", help="leave out the one iteration at its real size")
     doctor.add_argument("--workers", type=int, help="threads (default: one per core)")
     doctor.add_argument("--max-files", type=int, help="look at so many files of each data set instead of all")
 
@@ -198,10 +203,17 @@ def run_stats(a: argparse.Namespace) -> int:
 
 
 def run_doctor(a: argparse.Namespace) -> int:
+    if a.environment:
+        print(describe_environment())
+        if a.config is None:
+            return 0
+    if a.config is None:
+        raise ValueError("expected a config, or --environment")
     from pipa.commands.doctor import check, report
     from pipa.mmseg.run.train import load_config
 
-    findings = check(load_config(a.config, a.cfg_options), a.workers, a.max_files)
+    config = load_config(a.config, a.cfg_options)
+    findings = check(config, a.workers, a.max_files, iteration=not a.no_iteration, options=a.cfg_options)
     print(report(findings))
     return int(any(finding.level == "error" for finding in findings))
 

@@ -7,8 +7,9 @@ print(doctor.report(findings))
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipa.environment import ERROR, LEVELS, NOTE, WARNING, Finding, check_environment, report
 
@@ -16,14 +17,21 @@ __all__ = ["ERROR", "NOTE", "WARNING", "Finding", "check", "report"]
 
 
 def check(
-    config: str | Path | Mapping, workers: int | None = None, max_files: int | None = None, progress: bool = True
+    config: Any,
+    workers: int | None = None,
+    max_files: int | None = None,
+    progress: bool = True,
+    iteration: bool = True,
+    options: Sequence[str] = (),
 ) -> list[Finding]:
     """Everything below, errors first.
 
     Args:
-        config: path of a config, an mmengine Config or a mapping.
+        config: path of a config, an mmengine Config, or a mapping.
         workers: threads that decode files; None takes one per core.
         max_files: look at so many files of each data set instead of all.
+        iteration: also run one iteration of the training, at its real size.
+        options: `KEY=VALUE` of the command line, for the places of settings.
     """
     workers = workers if workers is not None else os.cpu_count() or 1
     findings = check_environment()
@@ -38,7 +46,9 @@ def check(
         return _sorted([*findings, Finding(ERROR, "config", text, "correct the config")])
     findings += checks.check_run(loaded)
     findings += checks.check_data(loaded, workers, max_files, progress)
-    return _sorted(findings)
+    findings += checks.check_start(loaded, iteration)
+    file = getattr(config, "filename", None) or (config if isinstance(config, (str, Path)) else None)
+    return _sorted(checks.with_lines(findings, file, options))
 
 
 def _sorted(findings: Sequence[Finding]) -> list[Finding]:

@@ -12,10 +12,12 @@ import numpy as np
 from mmseg.registry import DATASETS
 
 from pipa.environment import ERROR, NOTE, WARNING, Finding
-from pipa.files.images import DataError, open_image, read_image
+from pipa.files.images import DataError, open_image, read_color_label, read_image
+from pipa.files.labels import LabelReading, tell_unlisted, unlisted_colors
+from pipa.mmseg.datasets.check_crop import crop_findings
 from pipa.mmseg.datasets.domains import DomainDataset
 from pipa.mmseg.datasets.rare_class_sampling import RareClassSampling
-from pipa.mmseg.datasets.transforms import LoadImage, LoadLabel, SyncCrop
+from pipa.mmseg.datasets.transforms import LoadImage, LoadLabel
 
 _LABEL_LOADERS = ("LoadLabel", "LoadAnnotations")
 _SHOWN = 5
@@ -31,6 +33,8 @@ class Sample:
     labelled: bool = False
     errors: list[str] = field(default_factory=list)
     flat: bool = False  # one value in all pixels
+    unlisted: float = 0.0  # share of the label's pixels whose colour is no class's
+    told: str = ""  # a sentence about them
 
 
 def loaders(config: Mapping, path: str = "") -> Iterator[tuple[str, Mapping]]:
@@ -55,10 +59,25 @@ def used_loaders(config: Mapping) -> list[tuple[str, Mapping]]:
 
 
 def innermost(dataset: Mapping) -> Mapping:
-    """The data set inside wrappers such as RareClassSampling, SeededDataset or RepeatDataset."""
-    while isinstance(dataset.get("dataset"), Mapping):
-        dataset = dataset["dataset"]
-    return dataset
+    """The data set inside wrappers such as RareClassSampling, SeededDataset or RepeatDataset; of several the first."""
+    return leaves(dataset)[0][1]
+
+
+def leaves(dataset: Mapping, place: str = "dataset") -> list[tuple[str, Mapping]]:
+    """The data sets that hold the images, each with its place, inside wrappers (ConcatDataset too)."""
+    if isinstance(dataset.get("datasets"), Sequence):
+        inner = [leaves(one, f"{place}.datasets[{i}]") for i, one in enumerate(dataset["datasets"])]
+        return [found for several in inner for found in several]
+    if isinstance(dataset.get("dataset"), Mapping):
+        return leaves(dataset["dataset"], f"{place}.dataset")
+    return [(place, dataset)]
+
+
+def _samplings(dataset: Mapping) -> list[Mapping]:
+    """Every RareClassSampling among the wrappers of a data set."""
+    own = [dataset] if dataset.get("type") in ("RareClassSampling", RareClassSampling) else []
+    inner = [dataset["dataset"]] if isinstance(dataset.get("dataset"), Mapping) else dataset.get("datasets") or []
+    return own + [found for one in inner for found in _samplings(one)]
 
 
 def check_loader(
@@ -68,15 +87,33 @@ def check_loader(
     max_files: int | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
-    """Findings of one dataloader.
+    """Findings of one dataloader: of each data set in it, then of its rare class sampling.
 
     Args:
-        max_files: look at that many files, evenly spread, instead of all.
+        max_files: look at that many files of each data set, evenly spread, instead of all.
         advance: called with (files done, files in all).
     """
+    findings: list[Finding] = []
+    found = leaves(loader["dataset"])
+    for inside, config in found:
+        findings += _check_data_set(
+            place if len(found) == 1 else f"{place}.{inside}", config, workers, max_files, advance
+        )
+    for sampling in [] if any(f.level == ERROR for f in findings) else _samplings(loader["dataset"]):
+        findings += _rare_class(place, sampling)
+    return findings
+
+
+def _check_data_set(
+    place: str,
+    config: Mapping,
+    workers: int,
+    max_files: int | None,
+    advance: Callable[[int, int], None] | None,
+) -> list[Finding]:
     try:
-        # the wrapper is built after the files were looked at: it may count all labels
-        dataset = DATASETS.build(dict(innermost(loader["dataset"])))
+        # wrappers are built after the files were looked at: they may count all labels
+        dataset = DATASETS.build(dict(config))
         dataset.full_init()
     except (DataError, FileNotFoundError) as error:
         return [Finding(ERROR, place, str(error), "correct the path or the files, then run the check again")]
@@ -95,10 +132,7 @@ def check_loader(
             if advance is not None:
                 advance(len(samples), count)
     findings = list(_summarise(place, dataset, samples))
-    findings += _crop_findings(place, dataset, samples)
-    wrapper = loader["dataset"]
-    if wrapper.get("type") in ("RareClassSampling", RareClassSampling) and not any(f.level == ERROR for f in findings):
-        findings += _rare_class(place, wrapper, dataset)
+    findings += crop_findings(place, dataset, {s.image: s.size for s in samples if s.size is not None})
     return findings
 
 
@@ -113,6 +147,7 @@ class _Inspector:
         self.convert = images[0].convert if images else None
         self.labels = any(type(t).__name__ in _LABEL_LOADERS for t in transforms)
         self.loader = next((t for t in transforms if isinstance(t, LoadLabel)), LoadLabel())
+        self.loader.told = True  # the report says it
         self.classes = len(dataset.metainfo.get("classes") or ()) or None
 
     def __call__(self, index: int) -> Sample:
@@ -144,6 +179,10 @@ class _Inspector:
             info.setdefault("num_classes", self.classes if not zero or self.classes is None else self.classes + 1)
             if info.get("label_map"):
                 info["num_classes"] = len(info["label_map"])
+        reading = LabelReading.of(info, self.loader.num_classes, self.loader.ignore_index)
+        if reading.colors is not None:
+            sample.unlisted, others = unlisted_colors(read_color_label(info["seg_map_path"]), reading.colors)
+            sample.told = tell_unlisted(info["seg_map_path"], sample.unlisted, others) if others else ""
         label = self.loader.read({**info, "reduce_zero_label": False}, info["seg_map_path"])
         if sample.size is not None and label.shape != sample.size:
             raise DataError(
@@ -165,6 +204,12 @@ def _summarise(place: str, dataset: Any, samples: Sequence[Sample]) -> Iterator[
         yield Finding(
             WARNING, place, f"{len(flat)} image(s) have one colour only, e.g. {flat[0]}", "look at them; remove them"
         )
+    painted = [sample for sample in samples if sample.told]
+    if painted:
+        most = max(painted, key=lambda sample: sample.unlisted)
+        share = sum(sample.unlisted for sample in samples) / sum(sample.labelled for sample in samples)
+        text = f"{100 * share:.1f} % of all label pixels have a colour of no class and are ignored; most in {most.told}"
+        yield Finding(WARNING, place, text, "add the colours to the class file, or write the labels without smoothing")
     labelled = [sample for sample in samples if sample.labelled and not sample.errors]
     blank = [sample.image for sample in labelled if not sample.counts]
     if blank:
@@ -185,29 +230,13 @@ def _summarise(place: str, dataset: Any, samples: Sequence[Sample]) -> Iterator[
         yield Finding(NOTE, place, f"{len(samples)} of {len(dataset)} images looked at; sizes {shown}", "")
 
 
-def _crop_findings(place: str, dataset: Any, samples: Sequence[Sample]) -> list[Finding]:
-    """Images that are smaller than the crop, where the pipeline does not resize them first."""
-    transforms = dataset.pipeline.transforms
-    position = next((i for i, t in enumerate(transforms) if isinstance(t, SyncCrop)), None)
-    if position is None or any("Resize" in type(t).__name__ for t in transforms[:position]):
-        return []
-    crop = transforms[position]
-    small = [
-        s for s in samples if s.size is not None and (s.size[0] < crop.crop_size[0] or s.size[1] < crop.crop_size[1])
-    ]
-    if not small or crop.pad:
-        return []
-    text = f"{len(small)} image(s) are smaller than the crop {crop.crop_size}, e.g. {small[0].image} {small[0].size}"
-    return [Finding(ERROR, place, text, "choose a smaller crop, resize first, or set pad=True on SyncCrop")]
-
-
-def _rare_class(place: str, config: Mapping, dataset: Any) -> list[Finding]:
+def _rare_class(place: str, config: Mapping) -> list[Finding]:
     try:
         settings = {key: value for key, value in config.items() if key not in ("type", "dataset")}
-        sampling = RareClassSampling(dataset=dataset, **settings)
+        sampling = RareClassSampling(dataset=dict(config["dataset"]), **settings)
     except (DataError, ValueError, TypeError) as error:
         return [Finding(ERROR, place, str(error), "see docs/data-errors.md, rare class sampling")]
-    names = dataset.metainfo.get("classes") or ()
+    names = sampling.metainfo.get("classes") or ()
     few = [
         f"{names[c] if c < len(names) else c} ({len(sampling.images[c])})"
         for c in sampling.classes
@@ -225,8 +254,9 @@ def check_pairing(config: Mapping) -> list[Finding]:
     streams: dict[tuple, str] = {}
     for place, loader in used_loaders(config):
         name = place.rsplit(".", 1)[-1]
-        pipeline = innermost(loader["dataset"]).get("pipeline", ())
-        opened = [t.get("type") for t in pipeline if isinstance(t, Mapping) and t.get("type") in _LABEL_LOADERS]
+        pipelines = [config.get("pipeline", ()) for _, config in leaves(loader["dataset"])]
+        steps = [t for pipeline in pipelines for t in pipeline if isinstance(t, Mapping)]
+        opened = [t["type"] for t in steps if t.get("type") in _LABEL_LOADERS]
         if name.startswith("target") and opened:
             text = f"the pipeline of the target has {opened[0]}: labels of the target would be opened"
             findings.append(Finding(ERROR, place, text, "take it out and pack with PackUnlabelled"))

@@ -100,7 +100,7 @@ def _check_settings(shared: Mapping[str, Any], own: Mapping[str, Any], place: st
     """Every name and every value by itself, then all together."""
     known = [*default_settings(), *HOOK_DEFAULTS]
     given: dict[str, Any] = {}
-    sound = True
+    fine = True
     for where, settings in (("pipa", shared), (place, own)):
         for name, value in settings.items():
             try:
@@ -109,13 +109,25 @@ def _check_settings(shared: Mapping[str, Any], own: Mapping[str, Any], place: st
                     native_step({"num_classes": classes, name: value}, 0)
                     given[name] = value
             except ValueError as error:
-                sound = False
+                fine = False
                 yield Finding(ERROR, f"{where}.{name}", str(error), "docs/settings.md lists names and ranges")
-    if sound:
+    if fine:
         try:
             native_step({"num_classes": classes, **given}, 0)
         except ValueError as error:
             yield Finding(ERROR, place, str(error), "docs/settings.md lists names and ranges")
+
+
+def sound(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that nothing is wrong with, so that what they say can be checked beside one that is."""
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        try:
+            native_step({"num_classes": settings.get("num_classes", 2), name: value}, 0)
+            kept[name] = value
+        except ValueError:
+            continue
+    return kept
 
 
 def _check_batches(config: Mapping[str, Any], hook: Mapping[str, Any], place: str) -> Iterator[Finding]:

@@ -6,7 +6,8 @@ One module of checks: `pipa doctor` reports what they find.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.progress import Progress, TaskID
 from pipa.environment import ERROR, GIB, NOTE, WARNING, Finding, free_space
 from pipa.mmseg.datasets import check
 from pipa.mmseg.run.config import read_config
+from pipa.mmseg.run.places import line_of
 
 
 def load(config: str | Path | Mapping) -> Mapping:
@@ -76,6 +78,25 @@ def check_data(config: Mapping, workers: int, max_files: int | None = None, prog
 
             findings += check.check_loader(place, loader, workers, max_files, advance)
     return findings
+
+
+def check_start(config: Mapping, iteration: bool = True) -> list[Finding]:
+    """What the training's own start says, and one iteration of it; the last findings say what was not looked at."""
+    from pipa.mmseg.run.dry_run import dry_run
+
+    return dry_run(config, iteration)
+
+
+def with_lines(findings: Sequence[Finding], file: str | Path | None, options: Sequence[str] = ()) -> list[Finding]:
+    """The findings with the line of the config that they are about, each one once."""
+    placed: dict[Any, Finding] = {}
+    for finding in findings:
+        told = finding.level == NOTE or file is None
+        line = None if told else line_of(file or "", finding.where, options)
+        # Several checks may meet one error; the first one knows its place best.
+        key = finding.found if finding.level == ERROR else (finding.found, finding.where)
+        placed.setdefault(key, replace(finding, line=line or ""))
+    return list(placed.values())
 
 
 def _checkpoints(config: Any, path: str = "") -> list[tuple[str, str]]:
