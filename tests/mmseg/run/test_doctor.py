@@ -81,12 +81,12 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "6 image(s) are smaller than the crop (48, 48) after Resize",
     ),
     "RandomResize": (
-        lambda c: larger_than_resized(c, dict(type="RandomResize", scale=(64, 64), ratio_range=(0.7, 2.0))),
+        lambda c: larger_than_resized(c, dict(type="RandomResize", scale=(64, 64), ratio_range=(0.6, 0.7))),
         TARGET,
         "6 image(s) are smaller than the crop (48, 48) after RandomResize",
     ),
     "RandomChoiceResize": (
-        lambda c: larger_than_resized(c, dict(type="RandomChoiceResize", scales=[(64, 64), (40, 40)])),
+        lambda c: larger_than_resized(c, dict(type="RandomChoiceResize", scales=[(44, 44), (40, 40)])),
         TARGET,
         "6 image(s) are smaller than the crop (48, 48) after RandomChoiceResize",
     ),
@@ -102,7 +102,11 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "custom_hooks[0].patch_size",
         "does not fit into images of 64 x 64",
     ),
-    "rows": (lambda c: hook(c).update(ignore_bottom=64), "custom_hooks[0]", "leave no row of the 64 rows"),
+    "rows": (
+        lambda c: hook(c).update(ignore_bottom=64),
+        "custom_hooks[0].ignore_bottom",
+        "leave no row of the 64 rows",
+    ),
     "counts": (
         lambda c: hook(c).update(pixel_min_pixels=10**6),
         "custom_hooks[0].pixel_min_pixels",

@@ -248,6 +248,20 @@ def _rare_class(place: str, config: Mapping) -> list[Finding]:
     return []
 
 
+def _loose(dataset: Mapping) -> str:
+    """The type of a data set or wrapper whose random transforms do not follow the draw, or nothing."""
+    kind = dataset.get("type")
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    if name in ("SeededDataset", "RareClassSampling"):
+        return ""
+    if name == "ConcatDataset":
+        return next(filter(None, map(_loose, dataset.get("datasets") or ())), "")
+    if name == "RepeatDataset":
+        return _loose(dataset["dataset"])
+    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return "" if isinstance(found, type) and issubclass(found, DomainDataset) else name
+
+
 def check_pairing(config: Mapping) -> list[Finding]:
     """Mistakes between loaders: a target whose labels are opened, two loaders with the same draws."""
     findings = []
@@ -268,6 +282,12 @@ def check_pairing(config: Mapping) -> list[Finding]:
                     text = f"uses the same random draws as {streams[key]} (stream {key[1]})"
                     findings.append(Finding(ERROR, place, text, "give the target's DrawSampler stream=1"))
                 streams[key] = place
+                loose = _loose(loader["dataset"])
+                if loose:
+                    text = (
+                        f"the transforms of {loose} do not follow the draws: a resumed run will not see the same crops"
+                    )
+                    findings.append(Finding(WARNING, place, text, "wrap it in dict(type='SeededDataset', dataset=...)"))
             else:
                 text = f"its sampler is {sampler.get('type')}: a resumed run will not see the same crops"
                 findings.append(Finding(WARNING, place, text, "use sampler=dict(type='DrawSampler')"))

@@ -32,6 +32,7 @@ from pipa.gradient_exchange import average
 from pipa.group import Group, PeerNonFiniteError
 from pipa.mmseg.checkpoints.description import describe_in
 from pipa.mmseg.checkpoints.resume import need_state
+from pipa.mmseg.datasets.check import check_pairing
 from pipa.mmseg.datasets.soft_labels import add_soft_labels, check_soft_labels, log_probabilities
 from pipa.mmseg.datasets.target_pipeline import as_target
 from pipa.mmseg.engine.launcher import TIMEOUT
@@ -151,6 +152,8 @@ class PipaHook(Hook):
         if self.target_cfg is None:
             self.target_cfg = runner.cfg.get("target_dataloader")
         refuse(self.findings(runner, core))
+        for finding in check_pairing(runner.cfg.to_dict()):
+            runner.logger.warning(f"{finding.where}: {finding.found}; {finding.fix}")
         self.tuning.check(runner)
         native = {**default_settings(), **self._settings(core)}
         native_step(self._settings(core), 0)

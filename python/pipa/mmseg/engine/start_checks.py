@@ -72,7 +72,7 @@ def check_others(config: Mapping[str, Any], hooks: Sequence[Any] = ()) -> Iterat
         return
     named = [(f"custom_hooks[{i}]", hook) for i, hook in enumerate(config.get("custom_hooks") or [])]
     named += [(f"default_hooks.{key}", hook) for key, hook in (config.get("default_hooks") or {}).items()]
-    found = {}
+    found: dict[str, str] = {}
     for place, hook in [*named, *(("custom_hooks", hook) for hook in hooks)]:
         kind = _kind(hook)
         if isinstance(kind, type) and issubclass(kind, EMAHook):

@@ -190,13 +190,25 @@ def _found(error: Exception, config: Mapping[str, Any]) -> Finding:
     """An exception as a finding; the place is that of a setting it names, where it names one."""
     text = str(error).strip() or type(error).__name__
     text = text.splitlines()[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {text.splitlines()[0]}"
-    known = sorted(default_settings(), key=len, reverse=True)
-    named = re.match(rf"(?:patch sampler: )?({'|'.join(known)})\b", text)
-    where = "training"
-    if named is not None:
-        hook = next(iter(hook_places(config)), "custom_hooks[0]")
-        where = f"pipa.{named[1]}" if named[1] in (config.get("pipa") or {}) else f"{hook}.{named[1]}"
-    return Finding(ERROR, where, text, "correct it, then run the check again")
+    return Finding(ERROR, _place(text, config), text, "correct it, then run the check again")
+
+
+def _place(text: str, config: Mapping[str, Any]) -> str:
+    """The setting that a message begins with or that the config gives; else the training as a whole."""
+    words = [word for word in re.findall(r"\w+", text) if word in default_settings()]
+    if not words or not re.match(rf"(patch sampler: )?{words[0]}\b", text):
+        return "training"
+    place = next(iter(hook_places(config)), "custom_hooks[0]")
+    for where, given in ((place, _hook(config)), ("pipa", config.get("pipa") or {})):
+        named = next((word for word in words if word in given), None)
+        if named is not None:
+            return f"{where}.{named}"
+    return f"{place}.{words[0]}"
+
+
+def _hook(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    places = hook_places(config)
+    return config["custom_hooks"][int(places[0][len("custom_hooks[") : -1])] if places else {}
 
 
 def _unseen(config: Mapping[str, Any], first: _First, last: _Last, iteration: bool, failed: bool) -> Iterator[Finding]:
