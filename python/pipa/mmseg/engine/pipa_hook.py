@@ -136,6 +136,12 @@ class PipaHook(Hook):
         self.tuning = Tuning(own["compile"], own["activation_checkpointing"], own["channels_last"])
         self.options = {key: value for key, value in arguments.items() if key not in HOOK_DEFAULTS}
 
+    def use(self, config: Any) -> None:
+        """Take what the hook was not given from the config's top level."""
+        self._configure({**config.get("pipa", {}), **self._arguments})
+        if self.target_cfg is None:
+            self.target_cfg = config.get("target_dataloader")
+
     # -- before training ---------------------------------------------------------------------------------------------
 
     def before_run(self, runner: Runner) -> None:
@@ -148,15 +154,13 @@ class PipaHook(Hook):
                 "PipaHook: optim_wrapper.accumulative_counts must be 1 (one iteration has several backward passes), "
                 f"got {counts}; use a larger batch or more processes instead"
             )
-        self._configure({**runner.cfg.get("pipa", {}), **self._arguments})
-        if self.target_cfg is None:
-            self.target_cfg = runner.cfg.get("target_dataloader")
+        self.use(runner.cfg)
         refuse(self.findings(runner, core))
         for finding in check_pairing(runner.cfg.to_dict()):
             runner.logger.warning(f"{finding.where}: {finding.found}; {finding.fix}")
         self.tuning.check(runner)
-        native = {**default_settings(), **self._settings(core)}
-        native_step(self._settings(core), 0)
+        native = {**default_settings(), **self.settings(core)}
+        native_step(self.settings(core), 0)
         wants = wanted_heads(native)
         terms = {name: name in wants for name in ("pixel", "patch")}
         if any(terms.values()):
@@ -255,14 +259,15 @@ class PipaHook(Hook):
         return Group(timeout=options.get("timeout", TIMEOUT))
 
     def _keep_imagenet(self, core: nn.Module) -> None:
-        native = {**default_settings(), **self._settings(core)}
+        native = {**default_settings(), **self.settings(core)}
         if self._imagenet is None and native["feature_distance_weight"] > 0:
             heads = core._modules.pop(HEADS, None)
             self._imagenet = frozen_copy(core)
             if heads is not None:
                 core.add_module(HEADS, heads)
 
-    def _settings(self, core: nn.Module) -> dict[str, Any]:
+    def settings(self, core: nn.Module) -> dict[str, Any]:
+        """Settings of the iteration, with those that the model's head and preprocessor say."""
         classes = self.num_classes or main_head(core).num_classes
         settings = {"num_classes": classes, "ignore_index": main_head(core).ignore_index, **self.options}
         pre = core.data_preprocessor
@@ -273,7 +278,7 @@ class PipaHook(Hook):
         return settings
 
     def _build_step(self, core: nn.Module, seed: int, group: Group | None) -> PipaStep:
-        settings = self._settings(core)
+        settings = self.settings(core)
 
         step = PipaStep(
             core,

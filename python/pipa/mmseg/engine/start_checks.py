@@ -150,11 +150,11 @@ def check_built(runner: Runner, model: Any, head: Any, num_classes: int) -> Iter
     Args:
         model: the segmentor. head: its main decode head. num_classes: of the training.
     """
-    loop = runner._train_loop
+    loop = runner.train_loop
     if isinstance(loop, EpochBasedTrainLoop) and isinstance(loop.dataloader.sampler, DrawSampler):
         text = "train_cfg: an epoch of DrawSampler never ends, so nothing would be validated or saved"
         yield Finding(ERROR, "train_cfg", text, "use train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)")
-    for place, part in (("train", loop), ("val", runner._val_loop)):
+    for place, part in (("train", loop), ("val", runner.val_loop)):
         data = getattr(getattr(part, "dataloader", None), "dataset", None)
         if data is None:
             continue

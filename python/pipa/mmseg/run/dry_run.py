@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
@@ -62,8 +61,8 @@ def dry_run(config: Mapping[str, Any], iteration: bool = True) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="pipa-doctor-") as folder, _quiet():
         try:
             runner = Runner.from_cfg(_prepared(config, folder))
-            runner._hooks.insert(0, first)
-            runner._hooks.append(last)
+            runner.hooks.insert(0, first)
+            runner.hooks.append(last)
             runner.train()
         except _Enough:
             pass
@@ -86,17 +85,18 @@ class _First(Hook):
     def before_run(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         hook = next((h for h in runner.hooks if isinstance(h, PipaHook)), None)
-        loaders = {"train_dataloader": runner._train_loop.dataloader}
+        loaders = {"train_dataloader": runner.train_loop.dataloader}
         if hook is not None:
+            own = hook.target_cfg is not None
             target = hook.target_cfg or runner.cfg.get("target_dataloader")
             if target is not None:
                 with self._finding("target_dataloader", runner.cfg):
-                    place = f"{hook_places(runner.cfg)[0]}." if hook.target_cfg is not None else ""
+                    place = f"{hook_places(runner.cfg)[0]}." if own else ""
                     loader = Runner.build_dataloader(copy.deepcopy(target), seed=runner.seed)
                     as_target(loader.dataset)
                     loaders[f"{place}target_dataloader"] = loader
-        if runner._val_loop is not None:
-            loaders["val_dataloader"] = runner._val_loop.dataloader
+        if runner.val_loop is not None:
+            loaders["val_dataloader"] = runner.val_loop.dataloader
         if runner.cfg.get("test_dataloader"):
             with self._finding("test_dataloader", runner.cfg):
                 loaders["test_dataloader"] = Runner.build_dataloader(copy.deepcopy(runner.cfg.test_dataloader))
@@ -114,8 +114,8 @@ class _First(Hook):
                         self.findings.append(Finding(WARNING, place, text, "make the margins or the padding smaller"))
         if hook is not None and {"train_dataloader", "target_dataloader"} <= set(self.batches):
             with self._finding(hook_places(runner.cfg)[0], runner.cfg):
-                hook._configure({**runner.cfg.get("pipa", {}), **hook._arguments})
-                step = PipaStep(model, adapter=SegmentorNetworks, seed=0, **sound(hook._settings(model)), **hook.dims)
+                hook.use(runner.cfg)
+                step = PipaStep(model, adapter=SegmentorNetworks, seed=0, **sound(hook.settings(model)), **hook.dims)
                 images = [self.batches[name]["inputs"] for name in ("train_dataloader", "target_dataloader")]
                 self.step_checked = True
                 check_call(step, images[0], images[1], True)
@@ -232,5 +232,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(disabled)
-        for name in [n for n in MMLogger._instance_dict if str(n).startswith("pipa-doctor-")]:
-            MMLogger._instance_dict.pop(name)
