@@ -228,7 +228,7 @@ class PipaHook(Hook):
         )
 
     def _target_loader(self, runner: Runner, soft: bool = False) -> Any:
-        cfg = copy.deepcopy(self.target_cfg)
+        cfg = copy.deepcopy(self.target_cfg or {})
         if soft:
             add_soft_labels(cfg, str(self.initial_labels))
         loader = Runner.build_dataloader(cfg, seed=runner.seed, diff_rank_seed=False)
