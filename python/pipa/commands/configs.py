@@ -23,14 +23,16 @@ def run(a: argparse.Namespace) -> int:
             raise ValueError("--write: expected the NAME of a config too (`pipa configs` lists all)")
         show()
         return 0
-    from pipa.configs import text_of
+    from pipa.configs import path_of
+    from pipa.mmseg.run.flat_config import flat
 
+    text = flat(path_of(a.name))
     if a.write is None:
-        print(text_of(a.name), end="")
+        print(text, end="")
         return 0
     from pipa.files.atomic import write_text
 
-    file, text = Path(a.write), text_of(a.name)
+    file = Path(a.write)
     if file.suffix != ".py":
         raise ValueError(f"--write {file}: expected a file that ends in .py")
     if file.exists() and not a.overwrite:

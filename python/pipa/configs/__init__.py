@@ -146,11 +146,6 @@ def path_of(name: str) -> Path:
     return file
 
 
-def text_of(name: str) -> str:
-    """A config as text: composed, or the file of this folder as it is."""
-    return path_of(name).read_text(encoding="utf-8")
-
-
 def _unknown(name: str) -> ValueError:
     names = [known for known, _ in list_configs()]
     near = difflib.get_close_matches(name.removesuffix(".py"), names, n=3)

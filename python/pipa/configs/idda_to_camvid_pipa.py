@@ -10,10 +10,11 @@ ImageNet one: the hook keeps it before the checkpoint is loaded.)
 _base_ = ["_base_/idda_to_camvid.py"]
 
 iterations = 400
+warmup_iters = min(50, iterations // 2)
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=200)
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
-    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=50, end=iterations),
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=max(1, warmup_iters)),
+    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=warmup_iters, end=iterations),
 ]
 # A trained network moves on at half of the rate it was trained with.
 optim_wrapper = dict(optimizer=dict(lr=1e-4))
@@ -28,7 +29,7 @@ custom_hooks = [
         # The start is trained already, so the patch term needs no 10,000 iterations of patience.
         patch_warmup=0,
         # 0.7 of the crop, as 720 of 1024 pixels in the paper.
-        patch_size=(112, 144),
+        patch_size=tuple(side * 7 // 10 // 16 * 16 for side in _base_.crop_size),
         # 64 channels: at stride 4, heads of the paper's 256 would cost more than the encoder.
         pixel_dim=64,
         patch_dim=64,

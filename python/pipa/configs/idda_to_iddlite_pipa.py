@@ -15,7 +15,7 @@ custom_hooks = [
         # Until then features and pseudo-labels are noise.
         patch_warmup=500,
         # 0.7 of the crop, as 720 of 1024 pixels in the paper.
-        patch_size=(112, 144),
+        patch_size=tuple(side * 7 // 10 // 16 * 16 for side in _base_.crop_size),
         # 64 channels: at stride 4, heads of the paper's 256 would cost more than the encoder.
         pixel_dim=64,
         patch_dim=64,

@@ -4,6 +4,6 @@ _base_ = ["./_base_/toy.py"]
 
 train_dataloader = dict(
     dataset=dict(
-        dataset=dict(data_root="{{$PIPA_DATA:data/toy}}/target", labels="gtFine_oracle/train"),
+        dataset=dict(data_root=_base_.data_root + "/target", labels="gtFine_oracle/train"),
     ),
 )

@@ -15,7 +15,8 @@ custom_hooks = [
         # The network starts from nothing: there are no ImageNet features to stay near.
         feature_distance_weight=0.0,
         patch_warmup=200,
-        patch_size=(64, 64),
+        # Two thirds of the crop's height, half of its width.
+        patch_size=(_base_.crop_size[0] * 2 // 3 // 8 * 8, _base_.crop_size[1] // 2),
         patch_iou=(0.2, 1.0),
         pixel_dim=64,
         patch_dim=64,

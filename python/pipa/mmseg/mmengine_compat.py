@@ -5,7 +5,11 @@ One is overridden elsewhere: ``CheckpointHook._save_best_checkpoint``, in engine
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -74,3 +78,64 @@ def normalised_by(preprocessor: Any, image_bchw: Tensor) -> Tensor:
     """
     inputs = image_bchw if preprocessor._channel_conversion else image_bchw.flip(1)
     return (inputs - preprocessor.mean) / preprocessor.std if preprocessor._enable_normalize else inputs
+
+
+# -- configs in Python: pipa.mmseg.run.python_config runs a file several times, with other values of its variables -----
+
+
+def is_lazy_config(path: Path) -> bool:
+    """Is it a config of mmengine's kind with ``read_base`` and imports, which mmengine has to read alone?"""
+    return bool(Config._is_lazy_import(str(path)))
+
+
+@dataclass
+class ConfigSource:
+    """A config file with its templates filled in."""
+
+    tree: ast.Module
+    bases: list[str]
+    environment: dict[str, Any]
+    holes: dict[str, Any]  # what stands for each {{_base_.x}}
+
+    def filled(self, values: dict[str, Any], base: ConfigDict) -> dict[str, Any]:
+        """The values that the code gave, with the base's in the place of ``{{_base_.x}}``."""
+        Config._parse_scope(values)
+        return dict(Config._substitute_base_vars(values, self.holes, base))
+
+
+def config_source(path: Path) -> ConfigSource:
+    """Fill in ``{{fileDirname}}``, ``{{$VARIABLE:default}}`` and so on, as ``Config.fromfile`` alone does in public."""
+    with TemporaryDirectory() as folder:
+        file = str(Path(folder) / "config.py")
+        Config._substitute_predefined_vars(str(path), file)
+        environment = Config._substitute_env_variables(file, file)
+        holes = Config._pre_substitute_base_vars(file, file)
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+        return ConfigSource(tree, Config._get_base_files(file), environment, holes)
+
+
+def package_config(base: str, path: Path) -> tuple[Path, str | None]:
+    """File and scope of a ``_base_`` like ``mmseg::_base_/models/fcn_r50-d8.py``."""
+    file, scope = Config._get_cfg_path(base, str(path))
+    return Path(file), scope
+
+
+def read_any_config(path: Path) -> tuple[ConfigDict, str, dict[str, Any]]:
+    """Values, text and environment of a base in YAML or JSON."""
+    values, text, environment = Config._file2dict(str(path))
+    return ConfigDict(values), text, environment
+
+
+def scoped(values: Mapping[str, Any], scope: str | None) -> ConfigDict:
+    """Values of a base file, which remember the package they are from."""
+    return Config._dict_to_config_dict(values, scope)
+
+
+def values_of(config: Config) -> ConfigDict:
+    """A config's values as they are; ``to_dict`` copies them to plain dictionaries."""
+    return config._cfg_dict
+
+
+def with_values(config: Config, values: ConfigDict) -> Config:
+    """A config of the same file with other values."""
+    return Config(values, cfg_text=config.text, filename=config.filename, env_variables=config.env_variables)

@@ -113,6 +113,7 @@ val_evaluator = dict(type="DomainIoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
 max_iters = 1000
+warmup_iters = min(50, max_iters // 2)
 optim_wrapper = dict(
     type="OptimWrapper",
     # Far above the published 6e-5: the network is small, starts from nothing and trains fifty times shorter.
@@ -121,8 +122,8 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0),
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
-    dict(type="PolyLR", eta_min=0.0, power=1.0, begin=50, end=max_iters, by_epoch=False),
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=max(1, warmup_iters)),
+    dict(type="PolyLR", eta_min=0.0, power=1.0, begin=warmup_iters, end=max_iters, by_epoch=False),
 ]
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=250)
 val_cfg = dict(type="ValLoop")

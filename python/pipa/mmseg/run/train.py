@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.util
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -21,7 +19,12 @@ from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import choose, fill
 from pipa.mmseg.engine.launcher import init_launcher
 from pipa.mmseg.engine.progress import ProgressHook
+from pipa.mmseg.mmengine_compat import values_of
 from pipa.mmseg.run.config import read_config
+from pipa.mmseg.run.options import apply, check_option, without_workers
+from pipa.mmseg.run.options import parse as options_of
+
+__all__ = ["check_option", "evaluate_checkpoint", "hush", "load_config", "load_weights", "train", "weights_of"]
 
 
 def hush() -> None:
@@ -44,57 +47,14 @@ def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str |
         from pipa.configs import path_of
 
         path = path_of(str(config))
-    roots = [text for key, _, text in (option.partition("=") for option in options) if key == "data_root"]
-    loaded = read_config(path, roots[-1] if roots else None)
-    for option in options:
-        key, sign, text = option.partition("=")
-        if not sign:
-            raise ValueError(f"--cfg-options: expected KEY=VALUE, got {option!r}")
-        check_option(loaded, key)
-        loaded.merge_from_dict({key: parse_value(text)})
+    loaded = apply(lambda layer: read_config(path, layer.get("data_root"), layer), options_of(options))
+    without_workers(values_of(loaded))
     check_keys(loaded, path)
     if work_dir is not None:
         loaded.work_dir = work_dir
     elif loaded.get("work_dir") is None:
         loaded.work_dir = f"work_dirs/{path.stem}"
     return loaded
-
-
-def parse_value(text: str) -> Any:
-    """A Python literal, true/false/null, or the text itself."""
-    words = {"true": True, "false": False, "null": None, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-# Keys that a config may leave out and an override may set all the same.
-OPTIONAL = ("load_from", "resume", "work_dir", "randomness", "model_wrapper_cfg", "visualizer", "auto_scale_lr")
-
-
-def check_option(config: Config, key: str) -> None:
-    """Refuse an override whose path does not exist, except for a last part inside a ``dict(type=...)``."""
-    parts = key.split(".")
-    node: Any = config
-    for depth, part in enumerate(parts):
-        if isinstance(node, (list, tuple)):
-            if not part.isdigit() or int(part) >= len(node):
-                raise ValueError(f"--cfg-options {key}: {part!r} is no index of a list of {len(node)}")
-            node = node[int(part)]
-            continue
-        if not hasattr(node, "keys"):
-            raise ValueError(f"--cfg-options {key}: {'.'.join(parts[:depth])} has no settings below it")
-        if part not in node:
-            # A component's own settings need not be written out in the config; the component checks them itself.
-            if depth == len(parts) - 1 and ("type" in node or part in OPTIONAL or parts[:-1] == ["pipa"]):
-                return
-            near = difflib.get_close_matches(part, list(node.keys()), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"--cfg-options {key}: the config has no {part!r}{hint}")
-        node = node[part]
 
 
 def check_keys(config: Config, path: Path) -> None:
