@@ -192,3 +192,69 @@ def test_a_video_gives_a_video(predict: Callable[..., int], tmp_path: Path, caps
     (tmp_path / "no.mp4").write_bytes(b"no video")
     assert predict(tmp_path / "no.mp4", "--out", out) == 1
     assert "no.mp4" in capsys.readouterr().err
+
+
+class Camera:
+    """What OpenCV gives for a camera: frames without end, BGR, no length and no rate."""
+
+    last = 10**6  # Ctrl-C is pressed while this frame is waited for
+
+    def __init__(self, number: int) -> None:
+        self.number, self.count = number, 0
+
+    def isOpened(self) -> bool:
+        return self.number == 0
+
+    def get(self, _: int) -> float:
+        return 0.0
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        self.count += 1
+        if self.count > self.last:
+            raise KeyboardInterrupt
+        return True, scene(48, 64, self.count)[:, :, ::-1].copy()
+
+    def release(self) -> None:
+        self.count = -1
+
+
+@pytest.mark.parametrize("source", ["0", "camera:0"])
+def test_a_camera_gives_a_video(
+    source: str,
+    predict: Callable[..., int],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    real = cv2.VideoCapture
+    written: list[np.ndarray] = []
+    add = pipa.inference.video.Writer.add
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    monkeypatch.setattr(
+        pipa.inference.video.Writer, "add", lambda self, frame: (written.append(frame), add(self, frame))[1]
+    )
+    monkeypatch.chdir(tmp_path)
+    assert predict(source, "--frames", 2, "--out", "two") == 0
+    monkeypatch.setattr(Camera, "last", 3)
+    assert predict(source, "--out", "three") == 0  # ended by Ctrl-C: what was seen is kept
+    for out, frames in (("two", 2), ("three", 3)):
+        read = real(str(tmp_path / out / "camera_0_overlay.mp4"))
+        assert int(read.get(cv2.CAP_PROP_FRAME_COUNT)) == frames
+    segmenter = pipa.load(model)
+    for frame, number in zip(written, (1, 2, 1, 2, 3), strict=True):
+        np.testing.assert_array_equal(frame, segmenter.predict(scene(48, 64, number)).overlay())
+    assert predict("camera:7", "--out", "seven") == 1
+    assert "camera:7: OpenCV cannot open it" in capsys.readouterr().err
+    assert predict("camera:x", "--out", "x") == 1
+    assert "expected camera:NUMBER" in capsys.readouterr().err
+
+
+def test_a_number_that_is_a_folder_is_a_folder(
+    predict: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "7" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert predict("7", "--out", "out") == 0
+    assert results(tmp_path / "out") == {"a_label.png", "a_overlay.png"}

@@ -15,7 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="[CONFIG] CHECKPOINT IMAGES",
         help="a config where the checkpoint does not carry its network; a checkpoint; an image, a folder of images "
-        "(searched through), a video file, or camera:0",
+        "(searched through), a video file, or the number of a camera (0, or camera:0), which Ctrl-C or --frames ends",
     )
     command.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings of the config"

@@ -14,7 +14,7 @@ from pipa.inference.results import names, save
 from pipa.inference.segmenter import Segmenter
 from pipa.inference.sources import is_result, list_images
 from pipa.inference.tiling import Window
-from pipa.inference.video import Video, Writer, is_video
+from pipa.inference.video import Video, Writer, is_video, name_of
 from pipa.viz.report.gallery import Entry, entry_of, write_gallery
 
 
@@ -99,8 +99,7 @@ def predict_video(
 ) -> Outcome:
     """Segment the frames of a video or camera into ``out/NAME_overlay.mp4``."""
     video = Video(source)
-    name = source.replace(":", "_") if source.startswith("camera:") else Path(source).stem
-    path = out / f"{name}_overlay.mp4"
+    path = out / f"{name_of(source)}_overlay.mp4"
     if path.resolve() == Path(source).resolve():
         raise ValueError(f"{source}: the result would replace it, choose another --out")
     if path.exists():
@@ -127,7 +126,7 @@ def predict_video(
 def predict_any(
     segmenter: Segmenter, source: str, out: Path, options: Options, confidence: bool, report: bool, limit: int | None
 ) -> Outcome:
-    """A picture, a folder, a video or ``camera:0``."""
+    """A picture, a folder, a video, or a camera (``camera:0`` or ``0``)."""
     if is_video(source):
         if confidence or report:
             raise ValueError(f"{source}: --confidence and --report are for pictures, not for videos")

@@ -14,9 +14,19 @@ SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".
 CAMERA = "camera:"
 
 
+def is_camera(source: str) -> bool:
+    """Is this ``camera:NUMBER``, or a number that is no file?"""
+    return source.startswith(CAMERA) or (source.isdigit() and not Path(source).exists())
+
+
 def is_video(source: str) -> bool:
-    """Is this ``camera:NUMBER`` or the name of a video file?"""
-    return source.startswith(CAMERA) or Path(source).suffix.lower() in SUFFIXES
+    """Is this a camera or the name of a video file?"""
+    return is_camera(source) or Path(source).suffix.lower() in SUFFIXES
+
+
+def name_of(source: str) -> str:
+    """What the results are called: ``camera_0``, or the file's stem."""
+    return f"camera_{source.removeprefix(CAMERA)}" if is_camera(source) else Path(source).stem
 
 
 class Video:
@@ -33,7 +43,7 @@ class Video:
     def __init__(self, source: str) -> None:
         self._cv2 = opencv()
         self.source = source
-        if source.startswith(CAMERA):
+        if is_camera(source):
             number = source.removeprefix(CAMERA)
             if not number.isdigit():
                 raise ValueError(f"{source}: expected {CAMERA}NUMBER, for example {CAMERA}0")
