@@ -10,7 +10,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml build.rs
 
 .DEFAULT_GOAL := help
-.PHONY: help sdist test-torch wheel-torch docs bench-gpu build demo test lint format cargo-test pytest test-fast fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
+.PHONY: help sdist test-torch wheel-torch docs bench-gpu build demo picture test lint format cargo-test pytest test-fast fuzz bench bench-loader bench-scaling bench-processes bench-step study wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ build: $(VENV)/.built  ## create .venv, install, compile; does nothing when all 
 
 demo: build  ## adapt a network on the embedded domain pair, write demo/report.html (5 minutes on two cores)
 	$(BIN)/pipa demo
+
+picture: build  ## the README's first picture, from the trainings of `make demo`
+	$(BIN)/python tools/first_picture.py demo docs/before-after.png
 
 test: lint cargo-test pytest  ## lints, Rust tests, Python tests
 

@@ -258,3 +258,15 @@ def test_a_number_that_is_a_folder_is_a_folder(
     monkeypatch.chdir(tmp_path)
     assert predict("7", "--out", "out") == 0
     assert results(tmp_path / "out") == {"a_label.png", "a_overlay.png"}
+
+
+def test_a_foreign_page_is_refused_before_anything_is_segmented(
+    predict: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("mine")
+    assert predict(tmp_path / "in", "--out", tmp_path / "out", "--report") == 1
+    assert "index.html: is there and no page of pipa" in capsys.readouterr().err
+    assert results(tmp_path / "out") == {"index.html"}
+    assert (tmp_path / "out" / "index.html").read_text() == "mine"

@@ -18,7 +18,7 @@ from pipa.files.atomic import write_text
 from pipa.inference.choosing import SAMPLE
 from pipa.mmseg.run.choosing import Candidate, Comparison
 from pipa.study.plots import COLOURS
-from pipa.viz.report.page import GENERATOR, page_of
+from pipa.viz.report.page import page_of, refuse_foreign
 from pipa.viz.svg import drawing, svg_of
 
 #: Score -> (its column, which end is good, its value for a network of a candidate).
@@ -27,6 +27,7 @@ SCORES: dict[str, tuple[str, int, Callable[[Candidate, str], float | None]]] = {
     "snd": ("SND", 1, lambda c, name: c.networks[name].snd if name in c.networks else None),
     "agreement": ("agreement", 1, lambda c, _: c.agreement),
 }
+PAGE = "index.html"
 _FEWEST = 3  # checkpoints of which a rank correlation says something
 _TRUTH = {"labels": "mIoU on these pictures", "log": "mIoU of the training's own validation"}
 
@@ -160,9 +161,8 @@ def write(result: Comparison, out: Path, pictures: int) -> Path:
     Raises:
         FileExistsError: another page of that name is there.
     """
-    path = out / "index.html"
-    if path.exists() and f'content="{GENERATOR}"' not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-        raise FileExistsError(f"{path}: is there and no page of pipa; choose another --out")
+    path = out / PAGE
+    refuse_foreign(path)
     content = as_dict(result, pictures)
     write_text(out / "scores.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     svg = plot(result, out / "scores.svg").read_text()

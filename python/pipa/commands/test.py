@@ -71,13 +71,15 @@ def run_unlabelled(a: argparse.Namespace) -> int:
     *config, place = a.paths
     if a.cfg_options and not config:
         raise ValueError("--cfg-options overrides settings of a config: name the config before the checkpoint")
-    from pipa.commands.label_free import print_table, write
+    from pipa.commands.label_free import PAGE, print_table, write
     from pipa.inference.choosing import labels_beside
     from pipa.inference.run import find, progress
     from pipa.mmseg.run.choosing import checkpoints_of, compare
     from pipa.mmseg.run.train import hush, load_config
+    from pipa.viz.report.page import refuse_foreign
 
     hush()
+    refuse_foreign(Path(a.out) / PAGE)
     loaded = load_config(config[0], a.cfg_options) if config else None
     root, files = find(Path(a.unlabelled), Path(a.out))
     pictures: dict[Path, Path | None] = dict.fromkeys(files)

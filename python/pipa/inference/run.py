@@ -16,6 +16,7 @@ from pipa.inference.sources import is_result, list_images
 from pipa.inference.tiling import Window
 from pipa.inference.video import Video, Writer, is_video, name_of
 from pipa.viz.report.gallery import Entry, entry_of, write_gallery
+from pipa.viz.report.page import refuse_foreign
 
 
 @dataclass
@@ -67,6 +68,9 @@ def predict_files(
     """
     root, files = find(source, out)
     bases = names(files, root)
+    page = out / "index.html"
+    if report:
+        refuse_foreign(page)
     outcome, entries = Outcome(), []
 
     def note(file: Any, error: Exception) -> None:
@@ -85,7 +89,7 @@ def predict_files(
                 entries.append(entry_of(str(prediction.path.relative_to(root)), prediction, confidence))
         bar.update(task, completed=len(files))
     if report:
-        outcome.report = _gallery(out, segmenter, entries, outcome.problems)
+        outcome.report = _gallery(page, segmenter, entries, outcome.problems)
     return outcome
 
 
@@ -148,8 +152,8 @@ def _ticking(files: Sequence[Path], bar: Progress, task: Any) -> Iterator[Path]:
         yield file
 
 
-def _gallery(out: Path, segmenter: Segmenter, entries: Sequence[Entry], problems: Sequence[tuple[str, str]]) -> Path:
-    return write_gallery(out / "index.html", "Predictions", segmenter.classes, segmenter.palette, entries, problems)
+def _gallery(page: Path, segmenter: Segmenter, entries: Sequence[Entry], problems: Sequence[tuple[str, str]]) -> Path:
+    return write_gallery(page, "Predictions", segmenter.classes, segmenter.palette, entries, problems)
 
 
 def _reason(file: str, error: Exception) -> str:

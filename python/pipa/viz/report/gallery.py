@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipa.files.atomic import write_text
 from pipa.viz.report.data import Panel, Section
-from pipa.viz.report.page import GENERATOR, class_key, page_of, section_of
+from pipa.viz.report.page import class_key, page_of, refuse_foreign, section_of
 
 # Pictures are shown at most this wide.
 _WIDTH = 480
@@ -64,8 +64,7 @@ def write_gallery(
     Raises:
         FileExistsError: another page of that name is there.
     """
-    if path.exists() and f'content="{GENERATOR}"' not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-        raise FileExistsError(f"{path}: is there and no page of a prediction; choose another --out")
+    refuse_foreign(path)
     sections = []
     for entry in entries:
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(entry.shares.items())[:4])

@@ -78,6 +78,16 @@ def write_report(
     return write_text(path, page_of(title, parts))
 
 
+def refuse_foreign(path: Path) -> None:
+    """Refuse to replace a page that is none of ours. Asked before long work, and again where it is written.
+
+    Raises:
+        FileExistsError: another page of that name is there.
+    """
+    if path.exists() and f'content="{GENERATOR}"' not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise FileExistsError(f"{path}: is there and no page of pipa; choose another --out")
+
+
 def page_of(title: str, parts: Sequence[str]) -> str:
     """A whole page with the report's style, from pieces of HTML."""
     return (
