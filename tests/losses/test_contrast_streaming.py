@@ -52,6 +52,7 @@ def by_blocks() -> tuple[float, float]:
     return total, float(feat.grad.pow(2).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
 def test_memory_and_values_at_twelve_thousand() -> None:
     out = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)

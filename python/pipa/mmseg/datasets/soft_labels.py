@@ -41,6 +41,12 @@ class LoadSoftLabel(BaseTransform):
 
     Args:
         folder: written by ``pipa soft-labels``.
+
+    >>> import pipa, pipa.mmseg
+    >>> image, _ = pipa.toy.draw("target", 0)
+    >>> pipa.mmseg.LoadSoftLabel("soft")({"img": image, "img_path": "street.png"})
+    Traceback (most recent call last):
+    pipa.files.images.DataError: ...no soft label of street.png; write them with `pipa soft-labels`
     """
 
     def __init__(self, folder: str) -> None:

@@ -34,6 +34,16 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             optimizer=dict(type="AdamW", lr=2.8e-6, weight_decay=0.01),
             paramwise_cfg=dict(layer_decay=0.9, custom_keys=dict(head=dict(lr_mult=10.0))),
         )
+
+    >>> import torch
+    >>> from pipa.mmseg import LayerDecayConstructor
+    >>> blocks = torch.nn.ModuleList(torch.nn.Linear(1, 1, bias=False) for _ in range(3))
+    >>> vit = torch.nn.ModuleDict({"blocks": blocks})
+    >>> model = torch.nn.ModuleDict({"backbone": torch.nn.ModuleDict({"vit": vit})})
+    >>> settings = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=1.0))
+    >>> wrapper = LayerDecayConstructor(settings, dict(layer_decay=0.5))(model)
+    >>> [group["lr"] for group in wrapper.optimizer.param_groups]
+    [0.25, 0.5, 1.0]
     """
 
     def add_params(
