@@ -131,9 +131,7 @@ def feature_distance(feature: Tensor, reference: Tensor, label: Tensor, s: dict[
 
 def augment(image: Tensor, draw: dict[str, Any]) -> Tensor:
     if draw["jitter"] is not None:
-        j = draw["jitter"]
-        amounts = (j["brightness"], j["contrast"], j["saturation"], j["hue"], j["order"])
-        image = twin_jitter(image.mul(STD).add(MEAN).div(255.0), amounts).mul(255.0).sub(MEAN).div(STD)
+        image = twin_jitter(image.mul(STD).add(MEAN).div(255.0), draw["jitter"]).mul(255.0).sub(MEAN).div(STD)
     if draw["sigma"] is not None:
         image = twin_blur(image.mul(STD).add(MEAN).div(255.0), draw["sigma"]).mul(255.0).sub(MEAN).div(STD)
     return image
