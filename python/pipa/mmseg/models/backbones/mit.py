@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.model import BaseModule
 from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixFFN, MixVisionTransformer
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -63,11 +64,15 @@ class ReducedAttention(EfficientMultiheadAttention):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class TokenFFN(MixFFN):
-    """Same parameters and result as its parent: 1x1 and depthwise 3x3 convolution, activation, 1x1 convolution.
+class TokenFFN(BaseModule):
+    """The layers of a ``MixFFN``, under their names: 1x1 and depthwise 3x3 convolution, activation, 1x1 convolution.
 
     On tokens a 1x1 convolution is a linear map, so nothing is moved between the two layouts.
     """
+
+    def __init__(self, ffn: MixFFN) -> None:
+        super().__init__()
+        self.layers, self.dropout_layer = ffn.layers, ffn.dropout_layer
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int], identity: Tensor | None = None) -> Tensor:
         """``x``: ``(B, N, D)`` with ``N = H * W``; returns ``identity + ffn(x)``, ``(B, N, D)``."""
@@ -137,8 +142,7 @@ class MiT(MixVisionTransformer):
                 )
                 if old.sr_ratio > 1:
                     _set_eps(block.attn.norm)
-                # Same layers, another order of memory.
-                block.ffn.__class__ = TokenFFN
+                block.ffn = TokenFFN(block.ffn)
                 # Done by this class: the parent's way breaks gradients that are asked for without `backward`.
                 block.with_cp = False
 
