@@ -95,6 +95,7 @@ def test_scores_are_those_of_the_functions(
     assert "iter_2.pth" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_labels_show_how_well_the_scores_rank(work: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--labels", data / "labels", "--suffixes", "_view.png", "_ids.png", "--out", out)

@@ -121,7 +121,8 @@ NETWORKS: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if "hrda" in n else []) for n in NETWORKS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_gives_the_logits_of_pytorch(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     config, (height, width), model = NETWORKS[name]

@@ -106,6 +106,7 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
     assert "source-only, seed 0 was made with iterations None, but the study says 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_methods_of_one_seed_start_from_one_network(definition: Path, tmp_path: Path) -> None:
     still = {"optim_wrapper.optimizer.lr": 0.0, "train_cfg.max_iters": 1, "train_cfg.val_interval": 1}
     states = []
