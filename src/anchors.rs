@@ -39,12 +39,6 @@ pub struct Anchors {
     pub valid_n: Tensor,
 }
 
-impl Default for AnchorSampler {
-    fn default() -> Self {
-        Self { max_anchors: 1024, max_per_class: 100, min_pixels: 2, ignore_index: 255, per_image: false }
-    }
-}
-
 impl AnchorSampler {
     /// Seeded draw. `prediction_bhw` (class ids) splits hard from easy; without it pixels are drawn alike.
     pub fn draw(&self, label_bhw: &Tensor, prediction_bhw: Option<&Tensor>, rng: &mut Rng) -> Result<Anchors> {

@@ -20,32 +20,25 @@ pub struct AugmentDraw {
     pub blur_sigma: Option<f64>,
 }
 
-/// Settings. `mean`, `std`: the normalisation of the network's input on the scale 0-255, one value per channel.
+/// How often and how much.
 #[derive(Clone, Debug)]
-pub struct StrongAugment {
+pub struct AugmentRates {
     pub jitter_strength: f64,
     pub jitter_probability: f64,
     pub blur_probability: f64,
-    pub mean: Vec<f64>,
-    pub std: Vec<f64>,
 }
 
-impl Default for StrongAugment {
-    fn default() -> Self {
-        Self {
-            jitter_strength: 0.2,
-            jitter_probability: 0.8,
-            blur_probability: 0.5,
-            mean: vec![123.675, 116.28, 103.53],
-            std: vec![58.395, 57.12, 57.375],
-        }
-    }
+/// Applies draws. `mean`, `std`: the normalisation of the network's input on the scale 0-255, one value per channel.
+#[derive(Clone, Debug)]
+pub struct StrongAugment {
+    pub mean: Vec<f64>,
+    pub std: Vec<f64>,
 }
 
 /// Standard deviation of the blur, in pixels: uniform between these.
 const SIGMA: (f64, f64) = (0.15, 1.15);
 
-impl StrongAugment {
+impl AugmentRates {
     /// One draw per image. Whether to jitter and whether to blur is decided once for the batch, the amounts per image,
     /// as in the released code.
     pub fn draw(&self, batch: usize, rng: &mut Rng) -> Vec<AugmentDraw> {
@@ -64,7 +57,9 @@ impl StrongAugment {
         };
         (0..batch).map(|_| image()).collect()
     }
+}
 
+impl StrongAugment {
     /// Applies one draw to each image of a normalised batch [B,C,H,W]; new tensor of the same dtype. Jitter needs three
     /// channels in the order red, green, blue. An image with neither jitter nor blur comes back unchanged.
     pub fn apply(&self, image_bchw: &Tensor, draws: &[AugmentDraw]) -> Result<Tensor> {

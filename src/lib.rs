@@ -9,6 +9,7 @@
 //! - `host`: kernels on host memory, counting, label files, `loader/`
 //! - `toy`: the embedded domain pair
 //! - `resize`: bilinear resizing, deterministic where asked for
+//! - `surrogate`: hangs gradients computed by hand on the autograd graph
 //! - `choice`, `rng`, `shape`, `error`: words that users choose by, random numbers, argument checks, the one error type
 //! - `python`: the only place that uses pyo3
 
@@ -28,6 +29,7 @@ pub mod resize;
 pub mod rng;
 pub mod shape;
 pub mod step;
+pub mod surrogate;
 pub mod teacher;
 pub mod toy;
 

@@ -2,7 +2,7 @@
 
 use crate::choices;
 use crate::error::{Error, Result};
-use crate::group::{Group, SingleProcess};
+use crate::group::Group;
 use crate::host::slice::{check_ids, labels, output, output_bits, view, view_bits, Element, Id};
 use crate::host::{self, pool};
 use crate::rng::Rng;
@@ -51,20 +51,10 @@ fn check_map(map_b1hw: &Tensor, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Chooses (n + n % 2) / 2 of the n classes for each image of a label map [B,1,H,W]. The result lives on the host: for a
-/// label map on an accelerator use `draw_class_mask`, which does not wait for it.
+/// Chooses (n + n % 2) / 2 of the n classes for each image of a label map [B,1,H,W], this process's slice of a joined
+/// batch; `rng` is at the same point on all processes. The result lives on the host: for a label map on an accelerator use
+/// `draw_class_mask`, which does not wait for it.
 pub fn draw_classes(
-    label_b1hw: &Tensor,
-    num_classes: i64,
-    ignore_index: i64,
-    scope: ClassScope,
-    rng: &mut Rng,
-) -> Result<Vec<Vec<i64>>> {
-    draw_classes_in(&SingleProcess, label_b1hw, num_classes, ignore_index, scope, rng)
-}
-
-/// [`draw_classes`] for this process's slice of a joined batch; `rng` is at the same point on all processes.
-fn draw_classes_in(
     group: &dyn Group,
     label_b1hw: &Tensor,
     num_classes: i64,
@@ -160,17 +150,6 @@ fn mask_ops(label_b1hw: &Tensor, classes_per_image: &[Vec<i64>]) -> Result<Tenso
 /// `class_mask` of a fresh draw. On an accelerator neither presence nor choice visits the host: the mask is the one that
 /// `draw_classes` would give for the same `rng`. There, ids outside the classes count as the ignored id.
 pub fn draw_class_mask(
-    label_b1hw: &Tensor,
-    num_classes: i64,
-    ignore_index: i64,
-    scope: ClassScope,
-    rng: &mut Rng,
-) -> Result<Tensor> {
-    draw_class_mask_in(&SingleProcess, label_b1hw, num_classes, ignore_index, scope, rng)
-}
-
-/// [`draw_class_mask`] for this process's slice of a joined batch; `rng` is at the same point on all processes.
-pub fn draw_class_mask_in(
     group: &dyn Group,
     label_b1hw: &Tensor,
     num_classes: i64,
@@ -179,7 +158,7 @@ pub fn draw_class_mask_in(
     rng: &mut Rng,
 ) -> Result<Tensor> {
     if host::fused(&[label_b1hw]) {
-        let classes = draw_classes_in(group, label_b1hw, num_classes, ignore_index, scope, rng)?;
+        let classes = draw_classes(group, label_b1hw, num_classes, ignore_index, scope, rng)?;
         return class_mask(label_b1hw, &classes);
     }
     check_label(label_b1hw, num_classes)?;

@@ -1,7 +1,7 @@
 //! Pseudo-labels of the teacher: argmax class per pixel, and one weight for the batch, the share of confident pixels.
 
 use crate::error::{Error, Result};
-use crate::group::{mean, Group, SingleProcess};
+use crate::group::{mean, Group};
 use crate::host::math::exp_negative;
 use crate::host::prefetch::prefetch;
 use crate::host::slice::{output, view};
@@ -20,22 +20,12 @@ pub struct PseudoLabel {
     pub ignore_bottom: i64,
 }
 
-impl Default for PseudoLabel {
-    fn default() -> Self {
-        Self { threshold: 0.968, ignore_top: 0, ignore_bottom: 0 }
-    }
-}
-
 impl PseudoLabel {
     /// Logits [B,C,H,W] to label i64 [B,H,W] and weight [B,H,W] (f64 for f64 logits, else f32). `valid_mask` [B,1,H,W]
-    /// or [B,H,W] multiplies the weight. The share is taken over all pixels of the batch, before rows are cut off.
+    /// or [B,H,W] multiplies the weight. The share is taken over all pixels of the batches of all processes, before rows are cut
+    /// off.
     /// No gradient flows. Ties go to the lowest class. A pixel with a NaN logit is never confident.
-    pub fn forward(&self, logits_bchw: &Tensor, valid_mask: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        self.forward_in(&SingleProcess, logits_bchw, valid_mask)
-    }
-
-    /// [`Self::forward`] with the share taken over the batches of all processes.
-    pub fn forward_in(
+    pub fn forward(
         &self,
         group: &dyn Group,
         logits_bchw: &Tensor,

@@ -43,6 +43,14 @@ pub fn check_integer(tensor: &Tensor, name: &str) -> Result<()> {
     }
 }
 
+/// `number` is above 0 and finite (temperatures).
+pub fn check_positive(number: f64, name: &str) -> Result<()> {
+    if number > 0.0 && number.is_finite() {
+        return Ok(());
+    }
+    Err(Error::value(format!("{name}: expected a positive finite number, got {number}")))
+}
+
 /// `tensor` lies on the device of `reference`.
 pub fn check_device(tensor: &Tensor, name: &str, reference: &Tensor, reference_name: &str) -> Result<()> {
     if tensor.device() == reference.device() {

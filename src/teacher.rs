@@ -5,7 +5,7 @@ use crate::host::{self, pool};
 use crate::shape::{check_float, check_size};
 use multiversion::multiversion;
 use rayon::prelude::*;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// alpha_t = min(1 - 1/(t+1), alpha).
 pub fn ema_alpha(iteration: i64, alpha: f64) -> f64 {
@@ -52,7 +52,9 @@ fn update_ops(teacher: &Tensor, student: &Tensor, alpha: f64) -> Result<()> {
         teacher.f_copy_(&student)?;
         return Ok(());
     }
-    let student = student.f_to_device_(teacher.device(), teacher.f_kind()?, true, false)?;
+    // Towards the host it waits: without, the values would be read before they are there.
+    let go_on = teacher.device() != Device::Cpu;
+    let student = student.f_to_device_(teacher.device(), teacher.f_kind()?, go_on, false)?;
     let _ = teacher.f_mul_scalar_(alpha)?.f_add_(&student.f_mul_scalar(1.0 - alpha)?)?;
     Ok(())
 }
@@ -185,7 +187,6 @@ fn average_double(teacher: &mut [f64], student: &[f64], alpha: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     #[test]
     fn shared_storage_is_averaged_in_order() {

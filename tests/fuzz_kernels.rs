@@ -2,6 +2,7 @@
 //! PROPTEST_CASES sets the number of cases per function (default 64); `make fuzz` takes a hundred thousand.
 
 use _core::augment::{color_jitter, gaussian_blur, AugmentDraw, JitterDraw, StrongAugment};
+use _core::group::SingleProcess;
 use _core::host::confusion::{class_counts, confusion_matrix};
 use _core::loss::feature_distance::{downscale_label, FeatureDistance};
 use _core::loss::patch_gated::{patch_contrast_gated, Gate, View};
@@ -91,7 +92,7 @@ proptest! {
         let logits = build(&s, Kind::Float, &t, seed);
         let mask = build(&[s[0], 1, s[2], s[3]], Kind::Float, &m, seed ^ 1);
         let settings = PseudoLabel { threshold: 0.5, ignore_top: top, ignore_bottom: bottom };
-        if let Ok((label, weight)) = settings.forward(&logits, masked.then_some(&mask)) {
+        if let Ok((label, weight)) = settings.forward(&SingleProcess, &logits, masked.then_some(&mask)) {
             prop_assert_eq!(label.size(), weight.size());
             prop_assert!(label.min().int64_value(&[]) >= 0 && label.max().int64_value(&[]) < logits.size()[1]);
         }
@@ -102,8 +103,8 @@ proptest! {
         let map = [s[0], 1, s[2], s[3]];
         let label = build(&map, Kind::Int64, &l, seed);
         let scope = if batch { ClassScope::Batch } else { ClassScope::PerImage };
-        let drawn = draw_classes(&label, classes, 255, scope, &mut Rng::new(seed));
-        let mask = draw_class_mask(&label, classes, 255, scope, &mut Rng::new(seed));
+        let drawn = draw_classes(&SingleProcess, &label, classes, 255, scope, &mut Rng::new(seed));
+        let mask = draw_class_mask(&SingleProcess, &label, classes, 255, scope, &mut Rng::new(seed));
         prop_assert_eq!(drawn.is_ok(), mask.is_ok());
         let listed = class_mask(&label, &vec![few; s[0] as usize]);
         if let Ok(mask) = mask.or(listed) {
@@ -125,9 +126,9 @@ proptest! {
         let jitter = JitterDraw { brightness: f, contrast: 1.1, saturation: f, hue: sigma, order };
         let _ = color_jitter(&image, &vec![jitter.clone(); s[0] as usize]);
         let draw = AugmentDraw { jitter: rgb.then_some(jitter), blur_sigma: Some(sigma) };
-        let mut settings = StrongAugment::default();
-        settings.mean.truncate(s[1] as usize);
-        settings.std.truncate(s[1] as usize);
+        let (mean, std) = ([123.0, 116.0, 103.0], [58.0, 57.0, 56.0]);
+        let few = mean.len().min(s[1] as usize);
+        let settings = StrongAugment { mean: mean[..few].to_vec(), std: std[..few].to_vec() };
         if let Ok(out) = settings.apply(&image, &vec![draw; s[0] as usize]) {
             prop_assert_eq!(out.size(), image.size());
         }
@@ -160,7 +161,7 @@ proptest! {
         }
         let (feat, other) = (build(&s, Kind::Float, &t, seed ^ 1), build(&s, Kind::Float, &t, seed ^ 2));
         let settings = FeatureDistance { classes: some.then(|| vec![1, 2]), min_ratio: ratio, num_classes: classes, weight: 1.0, ignore_index: 255 };
-        if let Ok(loss) = settings.forward(&feat, &other, &label) {
+        if let Ok(loss) = settings.forward(&SingleProcess, &feat, &other, &label) {
             prop_assert_eq!(loss.dim(), 0);
         }
     }
@@ -210,7 +211,7 @@ proptest! {
         let (bank, ids) = (build(&[entries, s[1]], Kind::Float, &k, seed ^ 4), build(&[entries], Kind::Int64, &l, seed ^ 5));
         let first = View { feat_nd: &one, label_n: &classes, conf_n: &sure };
         let second = View { feat_nd: &two, label_n: &classes, conf_n: &surer };
-        let gate = Gate { temperature, chunk, ..Gate::default() };
+        let gate = Gate { temperature, confidence: 0.9, chunk };
         if let Ok((first, second)) = patch_contrast_gated(first, second, &bank, &ids, &gate) {
             prop_assert_eq!((first.dim(), second.dim()), (0, 0));
         }

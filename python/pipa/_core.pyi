@@ -7,7 +7,6 @@ import numpy.typing as npt
 from torch import Tensor
 
 __all__ = [
-    "TORCH_BUILD",
     "TOY_CLASSES",
     "TOY_EDITION",
     "TOY_PALETTE",
@@ -67,7 +66,6 @@ __all__ = [
     "toy_draw",
 ]
 
-TORCH_BUILD: str
 __version__: str
 
 class ShapeError(ValueError): ...

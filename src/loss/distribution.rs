@@ -9,12 +9,12 @@ mod tracker;
 pub(crate) use tracker::decay;
 pub use tracker::ClassDistribution;
 
-use super::surrogate::{attach_dot, compute_kind, wants_grad};
 use crate::error::Result;
 use crate::group::{part_of_mean, Group};
 use crate::host::fused;
-use crate::prototypes::{check_label, check_rows, check_seen, check_temperature};
-use crate::shape::{check_device, check_float, check_size};
+use crate::prototypes::{check_label, check_rows, check_seen};
+use crate::shape::{check_device, check_float, check_positive, check_size};
+use crate::surrogate::{attach_dot, compute_kind, wants_grad};
 use tch::{Kind, Tensor};
 
 /// Settings of the loss.
@@ -36,7 +36,7 @@ impl DistributionContrast {
     /// Mean over labelled pixels of -log softmax_k((e.mean_k + e^2.var_k / (2 t)) / t)_y, e the embedding [B,D,H,W] scaled
     /// to length one: the expected contrast with all features of normally distributed classes, in closed form. Gradient
     /// to the embedding only. Without a labelled pixel a zero that keeps the graph.
-    pub fn forward_in(
+    pub fn forward(
         &self,
         group: &dyn Group,
         embedding_bdhw: &Tensor,
@@ -51,7 +51,7 @@ impl DistributionContrast {
         check_seen(seen_k, mean_kd, "mean_kd")?;
         let classes = mean_kd.size()[0];
         check_label(label_bhw, embedding_bdhw, "embedding_bdhw", classes, self.ignore_index)?;
-        check_temperature(self.temperature)?;
+        check_positive(self.temperature, "temperature")?;
         let kind = compute_kind(embedding_bdhw)?;
         if embedding_bdhw.numel() == 0 {
             return Ok(embedding_bdhw.f_sum(kind)?);

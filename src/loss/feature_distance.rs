@@ -1,7 +1,7 @@
 //! ImageNet feature distance of DAFormer: keeps the features of thing classes near those of the frozen ImageNet model.
 
 use crate::error::{Error, Result};
-use crate::group::{part_of_mean, Group, SingleProcess};
+use crate::group::{part_of_mean, Group};
 use crate::host::slice::{check_ids, labels, output, Id};
 use crate::host::{self, pool};
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
@@ -129,13 +129,8 @@ impl FeatureDistance {
     ///
     /// Features [B,D,h,w]; label [B,1,H,W], whose size over the features' is the (integer) scale of `downscale_label`.
     /// No counted position gives a 0 that keeps the graph (the released code gives NaN). Half precision is computed in
-    /// f32. The gradient at equal features is 0.
-    pub fn forward(&self, feat: &Tensor, feat_imagenet: &Tensor, label_b1hw: &Tensor) -> Result<Tensor> {
-        self.forward_in(&SingleProcess, feat, feat_imagenet, label_b1hw)
-    }
-
-    /// [`Self::forward`], as this process's part of the mean over the counted positions of all processes.
-    pub fn forward_in(
+    /// f32. The gradient at equal features is 0. It is this process's part of the mean over the positions of all processes.
+    pub fn forward(
         &self,
         group: &dyn Group,
         feat: &Tensor,

@@ -1,5 +1,4 @@
-//! The losses. `contrast/` is the kernel that pixel and patch contrast share; `surrogate.rs` hangs hand-made gradients
-//! on the autograd graph.
+//! The losses. `contrast/` is the kernel that pixel and patch contrast share.
 
 pub mod bank;
 pub mod contrast;
@@ -11,7 +10,6 @@ pub mod pixel;
 pub mod pixel_official;
 pub mod prototype_consistency;
 pub mod segmentation;
-pub(crate) mod surrogate;
 pub mod symmetric;
 
 #[cfg(test)]

@@ -7,13 +7,11 @@
 //!
 //! Suffixes: B batch, D channels, H W size of the feature maps, M = 2 H W keys, O overlap positions.
 
-use super::contrast::contrast_within;
+use super::contrast::{contrast, Anchors, Masks, Positive};
 use crate::error::{Error, Result};
 use crate::patches::BoxYX;
 use crate::shape::{check_device, check_float, check_rank, check_size};
 use tch::{Device, Kind, Tensor};
-
-pub use super::patch_gated::patch_contrast_gated;
 
 /// `patch1_bdhw`, `patch2_bdhw`: student features of the two patches as given (a flipped patch arrives flipped).
 /// `overlap1`, `overlap2`: half-open boxes in cells of the respective map that show the same part of the scene.
@@ -59,7 +57,8 @@ pub fn patch_contrast(
     for image in 0..b {
         let rows = |patch: &Tensor| patch.f_select(0, image)?.f_flatten(1, 2)?.f_tr();
         let key_md = Tensor::f_cat(&[rows(patch1_bdhw)?, rows(patch2_bdhw)?], 0)?;
-        losses.push(contrast_within(&key_md, &anchor_n, &positive_n, temperature)?);
+        let (anchors, positive) = (Anchors::Keys(Some(&anchor_n)), Positive::Index(&positive_n));
+        losses.push(contrast(anchors, &key_md, positive, Some(&anchor_n), temperature, Masks::default())?);
     }
     Ok(Tensor::f_stack(&losses, 0)?.f_mean(None::<Kind>)?)
 }

@@ -10,30 +10,25 @@
 //!
 //! Suffixes: N positions, M bank entries, D channels.
 
-use super::contrast::{blocks, check_temperature};
-use super::surrogate::{attach, compute_kind, wants_grad};
+use super::contrast::blocks;
 use crate::error::{Error, Result};
-use crate::shape::{check_device, check_float, check_rank, check_size};
+use crate::shape::{check_device, check_float, check_positive, check_rank, check_size};
+use crate::surrogate::{attach, compute_kind, wants_grad};
 use tch::{Device, Kind, Tensor};
 
 const EPS: f64 = 1e-8;
 /// Scores held at a time: 16 MB in float32, which the caches of a server hold.
 const TILE: i64 = 1 << 22;
 
-/// Settings of [`patch_contrast_gated`] with the values of the research code.
+/// Settings of [`patch_contrast_gated`]; in brackets the values of the research code.
 #[derive(Clone, Debug)]
 pub struct Gate {
+    /// [0.1]
     pub temperature: f64,
-    /// The other patch must be at least this sure of its pseudo-label.
+    /// The other patch must be at least this sure of its pseudo-label [0.9].
     pub confidence: f64,
-    /// Bank entries of the first chunk, which sets the shift of the exponentials.
+    /// Bank entries of the first chunk, which sets the shift of the exponentials [8000].
     pub chunk: i64,
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self { temperature: 0.1, confidence: 0.9, chunk: 8000 }
-    }
 }
 
 /// One patch at the overlap positions.
@@ -51,7 +46,7 @@ pub fn patch_contrast_gated(
     bank_label_m: &Tensor,
     gate: &Gate,
 ) -> Result<(Tensor, Tensor)> {
-    check_temperature(gate.temperature)?;
+    check_positive(gate.temperature, "temperature")?;
     if gate.chunk < 1 {
         return Err(Error::value(format!("chunk: expected a positive number of bank entries, got {}", gate.chunk)));
     }

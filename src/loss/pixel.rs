@@ -3,17 +3,15 @@
 //! Suffixes: B batch, D channels, H W size, P = B H W pixels, N anchors.
 
 use super::bank::MemoryBank;
-use super::contrast::{contrast_masked, Masks, Positive};
-use super::surrogate::compute_kind;
+use super::contrast::{self, contrast, Masks, Positive};
 use crate::anchors::{AnchorSampler, Anchors};
 use crate::choices;
 use crate::error::{Error, Result};
-use crate::group::{Group, SingleProcess};
+use crate::group::Group;
 use crate::rng::Rng;
 use crate::shape::{check_device, check_float, check_integer, check_rank};
+use crate::surrogate::compute_kind;
 use tch::{Device, Kind, Tensor};
-
-pub use super::pixel_official::pixel_contrast_official;
 
 choices! {
     /// Which pixels are anchors and keys.
@@ -25,63 +23,26 @@ choices! {
     }
 }
 
-/// Settings of the loss. Defaults are the paper's, except `min_pixels` (see `AnchorSampler`).
+/// Settings of the loss.
 #[derive(Clone, Debug)]
 pub struct PixelContrast {
     pub temperature: f64,
     pub sampling: Sampling,
-    pub max_anchors: i64,
-    pub max_per_class: i64,
-    /// Classes with fewer pixels in the batch are not sampled (released code: 101, and it raises when none is left).
-    pub min_pixels: i64,
-    pub ignore_index: i64,
-}
-
-impl Default for PixelContrast {
-    fn default() -> Self {
-        Self {
-            temperature: 0.1,
-            sampling: Sampling::Balanced,
-            max_anchors: 1024,
-            max_per_class: 100,
-            min_pixels: 2,
-            ignore_index: 255,
-        }
-    }
+    /// Which pixels a balanced draw takes.
+    pub anchors: AnchorSampler,
 }
 
 impl PixelContrast {
     /// `embedding_bdhw` [B,D,H,W] of any length per pixel; `label_bhw` class ids and `prediction_bhw` predicted ids
     /// (hard/easy split) of any size, nearest-resized to H x W. Ignored pixels have no influence.
     /// Without a valid anchor the loss is a zero that keeps the graph.
-    pub fn forward(
-        &self,
-        embedding_bdhw: &Tensor,
-        label_bhw: &Tensor,
-        prediction_bhw: Option<&Tensor>,
-        rng: &mut Rng,
-    ) -> Result<Tensor> {
-        self.forward_with_bank(embedding_bdhw, label_bhw, prediction_bhw, rng, None)
-    }
-
-    /// [`Self::forward`] with a memory: its features are further keys without gradient, and afterwards a balanced
-    /// sample of this batch enters it.
-    pub fn forward_with_bank(
-        &self,
-        embedding_bdhw: &Tensor,
-        label_bhw: &Tensor,
-        prediction_bhw: Option<&Tensor>,
-        rng: &mut Rng,
-        bank: Option<&mut MemoryBank>,
-    ) -> Result<Tensor> {
-        self.forward_in(&SingleProcess, embedding_bdhw, label_bhw, prediction_bhw, rng, bank)
-    }
-
-    /// [`Self::forward_with_bank`] on the joined batch of all processes, of which this one has a slice: the same value
-    /// everywhere, with a graph to the own embeddings only. `rng` and `bank` are equal on all processes, and stay so.
     ///
-    /// Labels are gathered, so that all draw the same anchors; of the embeddings, only those of anchors travel.
-    pub fn forward_in(
+    /// The features of `bank` are further keys without gradient, and afterwards a balanced sample of this batch enters it.
+    ///
+    /// With several processes it is the loss of the joined batch, of which this one has a slice: the same value everywhere,
+    /// with a graph to the own embeddings only. `rng` and `bank` are equal on all processes, and stay so. Labels are
+    /// gathered, so that all draw the same anchors; of the embeddings, only those of anchors travel.
+    pub fn forward(
         &self,
         group: &dyn Group,
         embedding_bdhw: &Tensor,
@@ -97,20 +58,13 @@ impl PixelContrast {
             Some(prediction) => Some(joined(group, &self.resized(prediction, embedding_bdhw, "prediction_bhw")?)?),
             None => None,
         };
-        let sampler = AnchorSampler {
-            max_anchors: self.max_anchors,
-            max_per_class: self.max_per_class,
-            min_pixels: self.min_pixels,
-            ignore_index: self.ignore_index,
-            per_image: false,
-        };
         let label_p = label_bhw.f_reshape([-1])?;
         let sample = match (self.sampling, &bank) {
             (Sampling::All, None) => None,
-            _ => Some(sampler.draw(&label_bhw, prediction_bhw.as_ref(), rng)?),
+            _ => Some(self.anchors.draw(&label_bhw, prediction_bhw.as_ref(), rng)?),
         };
         let all = match self.sampling {
-            Sampling::All => Some(every_pixel(&label_p, self.ignore_index)?),
+            Sampling::All => Some(every_pixel(&label_p, self.anchors.ignore_index)?),
             Sampling::Balanced => None,
         };
         let Some(anchors) = all.as_ref().or(sample.as_ref()) else {
@@ -124,7 +78,14 @@ impl PixelContrast {
         let Some(bank) = bank else {
             let masks = Masks { anchor_n: valid_n, key_m: valid_n, tile: None };
             let positive = Positive::Class { anchor_n: &label_n, key_m: &label_n };
-            return contrast_masked(&anchor_nd, &anchor_nd, positive, Some(&self_n), self.temperature, masks);
+            return contrast(
+                contrast::Anchors::Keys(None),
+                &anchor_nd,
+                positive,
+                Some(&self_n),
+                self.temperature,
+                masks,
+            );
         };
 
         let anchor_nd = anchor_nd.f_to_kind(compute_kind(&anchor_nd)?)?;
@@ -134,7 +95,8 @@ impl PixelContrast {
         let key_valid_m = Tensor::f_cat(&[&anchors.valid_n, &filled_s], 0)?;
         let masks = Masks { anchor_n: valid_n, key_m: Some(&key_valid_m), tile: None };
         let positive = Positive::Class { anchor_n: &label_n, key_m: &key_label_m };
-        let loss = contrast_masked(&anchor_nd, &key_md, positive, Some(&self_n), self.temperature, masks)?;
+        let loss =
+            contrast(contrast::Anchors::Own(&anchor_nd), &key_md, positive, Some(&self_n), self.temperature, masks)?;
         if let Some(sample) = &sample {
             let feat_nd = match self.sampling {
                 Sampling::Balanced => anchor_nd,

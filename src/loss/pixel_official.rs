@@ -9,10 +9,10 @@
 //!
 //! Suffixes: A groups, V views of one class each, D channels, N = A V rows.
 
-use super::contrast::{blocks, check_temperature, tile_for};
-use super::surrogate::{attach, compute_kind, wants_grad};
+use super::contrast::{blocks, tile_for};
 use crate::error::{Error, Result};
-use crate::shape::{check_device, check_float, check_rank, check_size};
+use crate::shape::{check_device, check_float, check_positive, check_rank, check_size};
+use crate::surrogate::{attach, compute_kind, wants_grad};
 use tch::{Kind, Tensor};
 
 /// `feat_avd` [A,V,D] of any length, `label_a` [A] class of each group (integers; whole floats are taken too).
@@ -23,7 +23,7 @@ pub fn pixel_contrast_official(
     temperature: f64,
     base_temperature: f64,
 ) -> Result<Tensor> {
-    check_temperature(temperature)?;
+    check_positive(temperature, "temperature")?;
     if !(base_temperature.is_finite() && base_temperature > 0.0) {
         return Err(Error::value(format!("base_temperature: expected a positive number, got {base_temperature}")));
     }

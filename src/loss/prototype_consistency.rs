@@ -1,14 +1,14 @@
 //! Structure of the target (ProDA, equation 9): both views of a pixel lie alike among the prototypes.
 
-use super::surrogate::{attach_dot, compute_kind, wants_grad};
 use crate::error::Result;
 use crate::group::{part_of_mean, Group};
 use crate::host::fused;
 use crate::host::planes::{each_block, Row, Target, LANES, ROW};
 use crate::host::slice::{output, view};
 use crate::prototypes::distance::{soften, Prototypes};
-use crate::prototypes::{check_rows, check_seen, check_temperature, log_weights_ops};
-use crate::shape::{check_device, check_float, check_size};
+use crate::prototypes::{check_rows, check_seen, log_weights_ops};
+use crate::shape::{check_device, check_float, check_positive, check_size};
+use crate::surrogate::{attach_dot, compute_kind, wants_grad};
 use multiversion::multiversion;
 use tch::{Kind, Tensor};
 
@@ -30,7 +30,7 @@ pub fn prototype_consistency(
     check_size(feat_teacher_bdhw, &student.size(), "feat_teacher_bdhw (the shape of feat_student_bdhw)")?;
     check_device(feat_teacher_bdhw, "feat_teacher_bdhw", student, "feat_student_bdhw")?;
     check_seen(seen_k, proto_kd, "proto_kd")?;
-    check_temperature(temperature)?;
+    check_positive(temperature, "temperature")?;
     let size = student.size();
     let valid = match valid_bhw {
         None => None,

@@ -2,13 +2,13 @@
 
 mod kernel;
 
-use super::surrogate::{attach, wants_grad};
 use crate::choices;
 use crate::error::{Error, Result};
 use crate::host::slice::check_ids;
 use crate::host::{fused, fused_without_grad};
 use crate::resize::bilinear;
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
+use crate::surrogate::{attach, wants_grad};
 use tch::{no_grad, Kind, Tensor};
 
 choices! {

@@ -1,7 +1,6 @@
 //! Symmetric cross entropy (Wang et al., ICCV 2019; ProDA, section 3.1): cross entropy, which learns fast, plus reverse
 //! cross entropy, which wrong labels hurt less.
 
-use super::surrogate::{attach_dot, compute_kind, wants_grad};
 use crate::error::{Error, Result};
 use crate::group::{count_labelled, part_of_mean, Group};
 use crate::host::fused;
@@ -10,6 +9,7 @@ use crate::host::planes::{each_block, Row, Target, LANES, ROW};
 use crate::host::slice::{labels, output, view, Id};
 use crate::prototypes::check_label;
 use crate::shape::{check_float, check_rank};
+use crate::surrogate::{attach_dot, compute_kind, wants_grad};
 use crate::with_labels;
 use multiversion::multiversion;
 use tch::{Kind, Reduction, Tensor};
@@ -27,7 +27,7 @@ pub struct SymmetricCrossEntropy {
 impl SymmetricCrossEntropy {
     /// Mean over the labelled pixels of this process, as its part of the mean over those of all processes. `weight_bhw`
     /// multiplies pixels and does not change the divisor. Without a labelled pixel a zero that keeps the graph.
-    pub fn forward_in(
+    pub fn forward(
         &self,
         group: &dyn Group,
         logits_bkhw: &Tensor,

@@ -1,13 +1,15 @@
 //! The kernel's masks against plain selection, and random shapes, labels and boxes. `PROPTEST_CASES` sets the number.
 
 use super::bank::MemoryBank;
-use super::contrast::{contrast, contrast_masked, Masks, Positive};
+use super::contrast::{contrast, Anchors, Masks, Positive};
 use super::patch::patch_contrast;
 use super::pixel::{nearest, PixelContrast, Sampling};
-use super::surrogate::attach;
+use crate::anchors::AnchorSampler;
 use crate::error::Result;
+use crate::group::SingleProcess;
 use crate::patches::BoxYX;
 use crate::rng::Rng;
+use crate::surrogate::attach;
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -40,22 +42,22 @@ fn masked_filler_equals_plain_selection() -> Result<()> {
         let x = random(&[n, 5], 3).set_requires_grad(true);
         let masks = Masks { anchor_n: Some(&valid), key_m: Some(&valid), tile };
         let positive = Positive::Class { anchor_n: &label, key_m: &label };
-        let masked = contrast_masked(&x, &x, positive, Some(&own), 0.1, masks)?;
+        let masked = contrast(Anchors::Keys(None), &x, positive, Some(&own), 0.1, masks)?;
         let y = x.f_index_select(0, &index)?;
         let few = label.f_index_select(0, &index)?;
         let own = own.f_narrow(0, 0, kept.len() as i64)?;
         let positive = Positive::Class { anchor_n: &few, key_m: &few };
-        let plain = contrast(&y, &y, positive, Some(&own), 0.1)?;
+        let plain = contrast(Anchors::Keys(None), &y, positive, Some(&own), 0.1, Masks::default())?;
         assert!((masked.double_value(&[]) - plain.double_value(&[])).abs() < 1e-12);
         let difference = gradient(&masked, &x) - gradient(&plain, &x);
         assert!(difference.abs().max().double_value(&[]) < 1e-12);
 
         // Position positives: a masked key is no positive.
         let position = Tensor::f_from_slice(&[2i64, 1, 5, 0, 1, 2, 3, 4, 5, 6, 7, 8])?;
-        let masked = contrast_masked(&x, &x, Positive::Index(&position), Some(&own_of(n)?), 0.1, masks)?;
+        let masked = contrast(Anchors::Keys(None), &x, Positive::Index(&position), Some(&own_of(n)?), 0.1, masks)?;
         // Kept anchors are at 0,2,3,4,7,8,9; their positives 2,5,0,1,4,5,6 become, in kept order, these or none.
         let position = Tensor::f_from_slice(&[1i64, -1, 0, -1, 3, -1, -1])?;
-        let plain = contrast(&y, &y, Positive::Index(&position), Some(&own), 0.1)?;
+        let plain = contrast(Anchors::Keys(None), &y, Positive::Index(&position), Some(&own), 0.1, Masks::default())?;
         assert!((masked.double_value(&[]) - plain.double_value(&[])).abs() < 1e-12);
         let difference = gradient(&masked, &x) - gradient(&plain, &x);
         assert!(difference.abs().max().double_value(&[]) < 1e-12);
@@ -104,7 +106,7 @@ proptest! {
         };
         let masks = Masks { tile, ..Masks::default() };
         let sane = (1e-3..1e3).contains(&temperature);
-        if let Ok(loss) = contrast_masked(&anchor, &key, positive, exclude.then_some(&own), temperature, masks) {
+        if let Ok(loss) = contrast(Anchors::Own(&anchor), &key, positive, exclude.then_some(&own), temperature, masks) {
             let grad = gradient(&loss, &anchor);
             prop_assert!(!sane || loss.isfinite().double_value(&[]) == 1.0);
             prop_assert!(!sane || grad.isfinite().all().double_value(&[]) == 1.0);
@@ -149,12 +151,13 @@ proptest! {
         let embedding = random(&[b, 3, h, w], seed).set_requires_grad(true);
         let label = Tensor::from_slice(&ids[..(b * lh * lw) as usize]).reshape([b, lh, lw]);
         let sampling = if all { Sampling::All } else { Sampling::Balanced };
-        let loss = PixelContrast { sampling, max_anchors: 20, max_per_class: 5, ..PixelContrast::default() };
+        let anchors = AnchorSampler { max_anchors: 20, max_per_class: 5, min_pixels: 2, ignore_index: 255, per_image: false };
+        let loss = PixelContrast { temperature: 0.1, sampling, anchors };
         let mut bank = MemoryBank::new(4, 3, 3, Kind::Double, tch::Device::Cpu).unwrap();
         let mut rng = Rng::new(seed);
         for _ in 0..2 {
             let memory = with_bank.then_some(&mut bank);
-            match loss.forward_with_bank(&embedding, &label, Some(&label), &mut rng, memory) {
+            match loss.forward(&SingleProcess, &embedding, &label, Some(&label), &mut rng, memory) {
                 Ok(value) => {
                     prop_assert!(value.isfinite().double_value(&[]) == 1.0);
                     prop_assert!(gradient(&value, &embedding).isfinite().all().double_value(&[]) == 1.0);

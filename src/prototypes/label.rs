@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::host::fused_without_grad;
 use crate::host::planes::{each_block, Target, LANES, ROW};
 use crate::host::slice::{output, view};
-use crate::loss::surrogate::compute_kind;
 use crate::shape::{check_device, check_float, check_rank, check_size};
+use crate::surrogate::compute_kind;
 use multiversion::multiversion;
 use tch::{Kind, Tensor};
 

@@ -12,17 +12,9 @@ pub use update::{class_moments, prototype_update, ClassMoments};
 
 use crate::error::{Error, Result};
 use crate::host::{fused, fused_without_grad, slice};
-use crate::loss::surrogate::compute_kind;
-use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
+use crate::shape::{check_device, check_float, check_integer, check_positive, check_rank, check_size};
+use crate::surrogate::compute_kind;
 use tch::{Device, Kind, Tensor};
-
-/// `temperature` is a positive number.
-pub(crate) fn check_temperature(temperature: f64) -> Result<()> {
-    if temperature > 0.0 && temperature.is_finite() {
-        return Ok(());
-    }
-    Err(Error::value(format!("temperature: expected a positive number, got {temperature}")))
-}
 
 /// Features [B,D,H,W] and one row per class [K,D] fit together.
 pub(crate) fn check_rows(feat: &Tensor, feat_name: &str, rows_kd: &Tensor, rows_name: &str) -> Result<()> {
@@ -65,19 +57,9 @@ pub(crate) fn check_seen(seen_k: Option<&Tensor>, rows_kd: &Tensor, rows_name: &
     check_device(seen_k, "seen_k", rows_kd, rows_name)
 }
 
-/// softmax_k(-|f_i - eta_k| / temperature) as [B,K,H,W] in the dtype of `feat_bdhw` [B,D,H,W] (computed in at least f32),
-/// on the graph of features and prototypes. An unseen class takes the mean distance of the seen ones.
+/// softmax_k(-|f_i - eta_k| / temperature) as [B,K,H,W], in float64 for features `feat_bdhw` [B,D,H,W] in float64, else in
+/// float32; on the graph of features and prototypes. An unseen class takes the mean distance of the seen ones.
 pub fn prototype_weights(
-    feat_bdhw: &Tensor,
-    proto_kd: &Tensor,
-    temperature: f64,
-    seen_k: Option<&Tensor>,
-) -> Result<Tensor> {
-    Ok(weights_wide(feat_bdhw, proto_kd, temperature, seen_k)?.f_to_kind(feat_bdhw.f_kind()?)?)
-}
-
-/// [`prototype_weights`] in the dtype it is computed in.
-pub fn weights_wide(
     feat_bdhw: &Tensor,
     proto_kd: &Tensor,
     temperature: f64,
@@ -85,7 +67,7 @@ pub fn weights_wide(
 ) -> Result<Tensor> {
     check_rows(feat_bdhw, "feat_bdhw", proto_kd, "proto_kd")?;
     check_seen(seen_k, proto_kd, "proto_kd")?;
-    check_temperature(temperature)?;
+    check_positive(temperature, "temperature")?;
     let kind = compute_kind(feat_bdhw)?;
     if kind == Kind::Float && fused(&[feat_bdhw]) && fused_without_grad(&[feat_bdhw, proto_kd]) {
         return distance::weights_host(feat_bdhw, proto_kd, temperature, seen_k);

@@ -3,8 +3,8 @@
 use super::{check_label, check_rows};
 use crate::error::{Error, Result};
 use crate::group::{Group, SingleProcess};
-use crate::loss::surrogate::compute_kind;
 use crate::shape::{check_float, check_rank};
+use crate::surrogate::compute_kind;
 use tch::{no_grad, Kind, Tensor};
 
 /// Sums over the labelled pixels of a joined batch.

@@ -4,8 +4,9 @@ use super::bindings::{enter, T};
 use crate::anchors::AnchorSampler;
 use crate::choice::Choice;
 use crate::error::{Error, Result};
+use crate::group::SingleProcess;
 use crate::loss::bank::MemoryBank;
-use crate::loss::contrast::{contrast_masked, Masks, Positive};
+use crate::loss::contrast::{contrast, Anchors, Masks, Positive};
 use crate::loss::patch::patch_contrast;
 use crate::loss::patch_gated::{patch_contrast_gated, Gate, View};
 use crate::loss::pixel::{PixelContrast, Sampling};
@@ -45,10 +46,13 @@ impl PixelSettings {
         Ok(PixelContrast {
             temperature: self.temperature,
             sampling,
-            max_anchors: self.max_anchors,
-            max_per_class: self.max_per_class,
-            min_pixels: self.min_pixels,
-            ignore_index: self.ignore_index,
+            anchors: AnchorSampler {
+                max_anchors: self.max_anchors,
+                max_per_class: self.max_per_class,
+                min_pixels: self.min_pixels,
+                ignore_index: self.ignore_index,
+                per_image: false,
+            },
         })
     }
 }
@@ -70,6 +74,7 @@ fn contrast_py(
 ) -> PyResult<T> {
     enter(py, move || {
         let anchor = &anchor.0;
+        let anchors = if key.is_some() { Anchors::Own(anchor) } else { Anchors::Keys(None) };
         let key = key.as_ref().map_or(anchor, |key| &key.0);
         check_rank(anchor, 2, "anchor_nd", "[N,D]")?;
         check_rank(key, 2, "key_md", "[M,D]")?;
@@ -86,7 +91,7 @@ fn contrast_py(
         }
         let own = exclude_self.then(|| Tensor::f_arange(n, (Kind::Int64, anchor.device()))).transpose()?;
         let masks = Masks { tile, ..Masks::default() };
-        Ok(T(contrast_masked(anchor, key, positive, own.as_ref(), temperature, masks)?))
+        Ok(T(contrast(anchors, key, positive, own.as_ref(), temperature, masks)?))
     })
 }
 
@@ -105,7 +110,7 @@ fn pixel_contrast(
             let (feat_nd, label_n) = flat_rows(&feat.0, &label.0)?;
             let own = Tensor::f_arange(label_n.size()[0], (Kind::Int64, label_n.device()))?;
             let positive = Positive::Class { anchor_n: &label_n, key_m: &label_n };
-            Ok(T(contrast_masked(&feat_nd, &feat_nd, positive, Some(&own), temperature, Masks::default())?))
+            Ok(T(contrast(Anchors::Keys(None), &feat_nd, positive, Some(&own), temperature, Masks::default())?))
         }
         other => Err(Error::value(format!("formulation: expected \"official\" or \"paper\", got {other:?}"))),
     })
@@ -128,7 +133,8 @@ fn pixel_contrast_map(
         let mut rng = Rng::restore(rng);
         let mut bank = bank.map(|(feat, label, next)| MemoryBank::from_state(feat.0, label.0, next.0)).transpose()?;
         let prediction = prediction.as_ref().map(|p| &p.0);
-        let value = loss.forward_with_bank(&embedding.0, &label.0, prediction, &mut rng, bank.as_mut())?;
+        let group = &SingleProcess;
+        let value = loss.forward(group, &embedding.0, &label.0, prediction, &mut rng, bank.as_mut())?;
         Ok((T(value), rng.state()))
     })
 }

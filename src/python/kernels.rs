@@ -2,8 +2,9 @@
 //! `pipa.functional`.
 
 use super::bindings::{enter, T};
-use crate::augment::{self, AugmentDraw, JitterDraw, StrongAugment};
+use crate::augment::{self, AugmentDraw, AugmentRates, JitterDraw, StrongAugment};
 use crate::choice::Choice;
+use crate::group::SingleProcess;
 use crate::host::{self, confusion, depthwise as convolution};
 use crate::loss::feature_distance::{self, FeatureDistance};
 use crate::loss::segmentation::{self, Average};
@@ -37,7 +38,7 @@ fn pseudo_label(
 ) -> PyResult<(T, T)> {
     enter(py, move || {
         let settings = PseudoLabel { threshold, ignore_top, ignore_bottom };
-        let (label, weight) = settings.forward(&logits.0, valid_mask.as_ref().map(|m| &m.0))?;
+        let (label, weight) = settings.forward(&SingleProcess, &logits.0, valid_mask.as_ref().map(|m| &m.0))?;
         Ok((T(label), T(weight)))
     })
 }
@@ -52,7 +53,8 @@ fn draw_classes(
     seed: u64,
 ) -> PyResult<Vec<Vec<i64>>> {
     enter(py, move || {
-        mix::draw_classes(&label.0, num_classes, ignore_index, ClassScope::parse(scope, "scope")?, &mut Rng::new(seed))
+        let (scope, rng) = (ClassScope::parse(scope, "scope")?, &mut Rng::new(seed));
+        mix::draw_classes(&SingleProcess, &label.0, num_classes, ignore_index, scope, rng)
     })
 }
 
@@ -66,14 +68,8 @@ fn draw_class_mask(
     seed: u64,
 ) -> PyResult<T> {
     enter(py, move || {
-        mix::draw_class_mask(
-            &label.0,
-            num_classes,
-            ignore_index,
-            ClassScope::parse(scope, "scope")?,
-            &mut Rng::new(seed),
-        )
-        .map(T)
+        let (scope, rng) = (ClassScope::parse(scope, "scope")?, &mut Rng::new(seed));
+        mix::draw_class_mask(&SingleProcess, &label.0, num_classes, ignore_index, scope, rng).map(T)
     })
 }
 
@@ -118,7 +114,7 @@ fn strong_augment(
             .into_iter()
             .map(|(jitter, blur_sigma)| AugmentDraw { jitter: jitter.map(jitter_draw), blur_sigma })
             .collect();
-        StrongAugment { mean, std, ..StrongAugment::default() }.apply(&image.0, &draws).map(T)
+        StrongAugment { mean, std }.apply(&image.0, &draws).map(T)
     })
 }
 
@@ -130,7 +126,7 @@ fn draw_augment(
     jitter_probability: f64,
     blur_probability: f64,
 ) -> Vec<(Option<Jitter>, Option<f64>)> {
-    let settings = StrongAugment { jitter_strength, jitter_probability, blur_probability, ..StrongAugment::default() };
+    let settings = AugmentRates { jitter_strength, jitter_probability, blur_probability };
     let draws = settings.draw(batch, &mut Rng::new(seed));
     let tuple = |j: JitterDraw| (j.brightness, j.contrast, j.saturation, j.hue, j.order);
     draws.into_iter().map(|d| (d.jitter.map(tuple), d.blur_sigma)).collect()
@@ -208,7 +204,7 @@ fn feature_distance_loss(
 ) -> PyResult<T> {
     enter(py, move || {
         let settings = FeatureDistance { classes, min_ratio, num_classes, weight, ignore_index };
-        settings.forward(&feat.0, &feat_imagenet.0, &label.0).map(T)
+        settings.forward(&SingleProcess, &feat.0, &feat_imagenet.0, &label.0).map(T)
     })
 }
 

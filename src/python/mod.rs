@@ -11,11 +11,12 @@ mod toy;
 
 use pyo3::prelude::*;
 
+/// `_abi.py` finds this text in the file before it loads it. Exported, so that the linker keeps it.
+#[no_mangle]
+pub static PIPA_TORCH_BUILD: &str = concat!("pipa-torch-build=", env!("PIPA_TORCH_BUILD"), ";");
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    // `_abi.py` finds this text in the file before it loads it.
-    const MARK: &str = concat!("pipa-torch-build=", env!("PIPA_TORCH_BUILD"), ";");
-    m.add("TORCH_BUILD", MARK.trim_start_matches("pipa-torch-build=").trim_end_matches(';'))?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     bindings::register(m)?;
     host::register(m)?;

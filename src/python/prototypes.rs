@@ -10,7 +10,10 @@ use pyo3::prelude::*;
 
 #[pyfunction]
 fn prototype_weights(py: Python<'_>, feat: T, proto: T, temperature: f64, seen: Option<T>) -> PyResult<T> {
-    enter(py, move || prototypes::prototype_weights(&feat.0, &proto.0, temperature, seen.as_ref().map(|s| &s.0)).map(T))
+    enter(py, move || {
+        let weight = prototypes::prototype_weights(&feat.0, &proto.0, temperature, seen.as_ref().map(|s| &s.0))?;
+        Ok(T(weight.f_to_kind(feat.0.f_kind()?)?))
+    })
 }
 
 #[pyfunction]
@@ -47,9 +50,7 @@ fn symmetric_cross_entropy(
     ignore_index: i64,
 ) -> PyResult<T> {
     enter(py, move || {
-        SymmetricCrossEntropy { ce, rce, floor, ignore_index }
-            .forward_in(&SingleProcess, &logits.0, &label.0, None)
-            .map(T)
+        SymmetricCrossEntropy { ce, rce, floor, ignore_index }.forward(&SingleProcess, &logits.0, &label.0, None).map(T)
     })
 }
 
@@ -93,7 +94,7 @@ fn distribution_contrast(
     enter(py, move || {
         let moments = Moments { mean_kd: &mean.0, var_kd: &var.0, seen_k: seen.as_ref().map(|s| &s.0) };
         DistributionContrast { temperature, ignore_index }
-            .forward_in(&SingleProcess, &embedding.0, &label.0, &moments)
+            .forward(&SingleProcess, &embedding.0, &label.0, &moments)
             .map(T)
     })
 }

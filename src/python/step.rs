@@ -298,8 +298,8 @@ impl PyStep {
         let report = enter(py, move || {
             let (mut networks, call) = (PyNetworks(networks), Call { draws, gradients, check_finite });
             match group {
-                None => self.state()?.run_in(&SingleProcess, &mut networks, &batch, call),
-                Some(group) => self.state()?.run_in(&PyGroup::new(group)?, &mut networks, &batch, call),
+                None => self.state()?.run(&SingleProcess, &mut networks, &batch, call),
+                Some(group) => self.state()?.run(&PyGroup::new(group)?, &mut networks, &batch, call),
             }
         })?;
         give_report(py, report)

@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::group::{part_of_mean, Group};
 use crate::loss::pixel::nearest;
 use crate::loss::prototype_consistency::prototype_consistency;
-use crate::loss::surrogate::compute_kind;
 use crate::loss::symmetric::SymmetricCrossEntropy;
-use crate::prototypes::weights_wide;
+use crate::prototypes::prototype_weights;
 use crate::pseudo_label::PseudoLabel;
 use crate::resize::bilinear;
+use crate::surrogate::compute_kind;
 use tch::{no_grad, Kind, Tensor};
 
 /// What the fixed and the moving networks say about the target's weak view.
@@ -79,7 +79,7 @@ impl Step {
             Some(features) if s.prototype_labels => {
                 let prototypes = self.classes.prototypes_for(features, s.num_classes)?;
                 let seen = prototypes.seen_k()?;
-                let weight = weights_wide(features, &prototypes.proto_kd, s.prototype_temperature, Some(&seen))?;
+                let weight = prototype_weights(features, &prototypes.proto_kd, s.prototype_temperature, Some(&seen))?;
                 // softmax(z + log w) = w p / sum w p. In logarithms no product vanishes; between grid points distances are
                 // interpolated.
                 let opinion = weight.f_clamp_min(1e-37)?.f_log()?;
@@ -93,7 +93,7 @@ impl Step {
             LabelWeight::Confident => 0.0,
         };
         let pseudo = PseudoLabel { threshold, ignore_top: s.ignore_top, ignore_bottom: s.ignore_bottom };
-        let (label, weight) = pseudo.forward_in(group, &logits, valid_mask)?;
+        let (label, weight) = pseudo.forward(group, &logits, valid_mask)?;
         if s.label_weight == LabelWeight::Share {
             return Ok((label, weight));
         }
@@ -205,7 +205,7 @@ fn denoised_entropy(
         let label = crop_label(&label, head.region)?.f_contiguous()?;
         let weight = crop_label(&mixed.pseudo_weight, head.region)?.f_contiguous()?;
         let logits = resized(&head.logits, &label.size()[1..])?;
-        let loss = term.forward_in(group, &logits, &label, Some(&weight))?.f_mul_scalar(head.weight)?;
+        let loss = term.forward(group, &logits, &label, Some(&weight))?.f_mul_scalar(head.weight)?;
         total = Some(match total {
             Some(sum) => sum.f_add(&loss)?,
             None => loss,

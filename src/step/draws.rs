@@ -1,7 +1,7 @@
 //! All random draws of one iteration, made before it runs: the iteration itself is a pure function of them.
 
 use super::settings::Settings;
-use crate::augment::{AugmentDraw, StrongAugment};
+use crate::augment::{AugmentDraw, AugmentRates, StrongAugment};
 use crate::error::Result;
 use crate::masking;
 use crate::patches::{PatchPair, PatchSampler};
@@ -37,7 +37,11 @@ impl Draws {
     pub fn new(settings: &Settings, batch: usize, size: (i64, i64), patch_on: bool, rng: &mut Rng) -> Result<Self> {
         let (height, width) = size;
         let mix = MixDraw::Seed(rng.u64());
-        let strong = strong_augment(settings);
+        let strong = AugmentRates {
+            jitter_strength: settings.jitter_strength,
+            jitter_probability: settings.jitter_probability,
+            blur_probability: settings.blur_probability,
+        };
         let augment = strong.draw(batch, rng);
         let patches = if patch_on { Some(patch_sampler(settings).draw(height, width, rng)?) } else { None };
         let (mask, mask_augment) = if settings.mask_weight > 0.0 {
@@ -82,15 +86,9 @@ fn keep_slice<T>(images: &mut Vec<T>, rank: usize, batch: usize) {
     images.drain(..(rank * batch).min(images.len()));
 }
 
-/// Jitter and blur as the settings ask for.
+/// Jitter and blur of images with the settings' normalisation.
 pub fn strong_augment(settings: &Settings) -> StrongAugment {
-    StrongAugment {
-        jitter_strength: settings.jitter_strength,
-        jitter_probability: settings.jitter_probability,
-        blur_probability: settings.blur_probability,
-        mean: settings.mean.clone(),
-        std: settings.std.clone(),
-    }
+    StrongAugment { mean: settings.mean.clone(), std: settings.std.clone() }
 }
 
 fn patch_sampler(settings: &Settings) -> PatchSampler {

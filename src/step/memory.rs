@@ -3,9 +3,9 @@
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::loss::distribution::{decay, ClassDistribution};
-use crate::loss::surrogate::compute_kind;
 use crate::prototypes::class_moments;
 use crate::shape::{check_rank, check_size};
+use crate::surrogate::compute_kind;
 use tch::{no_grad, Kind, Tensor};
 
 /// One mean feature per class. Tensors are replaced, never written to.

@@ -18,17 +18,18 @@ pub use memory::{ClassMemory, Prototypes};
 pub use networks::{Head, Networks, Output};
 pub use settings::{Entry, PatchSource, Settings, Value};
 
+use crate::anchors::AnchorSampler;
 use crate::error::{Error, Result};
-use crate::group::{count_labelled, part_of_mean, Group, Place, SingleProcess};
+use crate::group::{count_labelled, part_of_mean, Group, Place};
 use crate::loss::bank::MemoryBank;
 use crate::loss::distribution::{DistributionContrast, Moments};
 use crate::loss::feature_distance::FeatureDistance;
 use crate::loss::pixel::{nearest, PixelContrast};
 use crate::loss::segmentation::{cross_entropy, cross_entropy_and_accuracy, Average};
-use crate::loss::surrogate::compute_kind;
 use crate::patches::{BoxYX, PatchPair};
 use crate::rng::Rng;
 use crate::shape::check_rank;
+use crate::surrogate::compute_kind;
 use crate::teacher::ema_update;
 use batch::check_batch;
 use log::Log;
@@ -86,22 +87,12 @@ impl Step {
     ///
     /// An error leaves counter, random numbers and memories as they were; the caller drops the gradients. The teacher
     /// has then followed the student already, and would do so again if the iteration were repeated.
-    pub fn run(&mut self, networks: &mut dyn Networks, batch: &Batch, call: Call) -> Result<Report> {
-        self.run_in(&SingleProcess, networks, batch, call)
-    }
-
-    /// [`Self::run`] on this process's slice of a joined batch. The mean over processes of the gradients is that of one
+    ///
+    /// With several processes each runs its slice of a joined batch. The mean over processes of the gradients is that of one
     /// process with the joined batch, for every combination of settings; the caller averages them. Logged losses are
     /// this process's parts (their mean is the joined loss), that of the pixel term is the joined one already.
-    ///
     /// Seed, settings and state are equal on all processes, and so is success: where one fails, all return an error.
-    pub fn run_in(
-        &mut self,
-        group: &dyn Group,
-        networks: &mut dyn Networks,
-        batch: &Batch,
-        call: Call,
-    ) -> Result<Report> {
+    pub fn run(&mut self, group: &dyn Group, networks: &mut dyn Networks, batch: &Batch, call: Call) -> Result<Report> {
         let bank = self.bank.as_ref().map(MemoryBank::duplicate).transpose()?;
         let classes = self.classes.duplicate();
         let report = self.attempt(group, networks, batch, call);
@@ -213,8 +204,7 @@ impl Step {
                 weight: self.settings.feature_distance_weight,
                 ignore_index: self.settings.ignore_index,
             };
-            let loss =
-                distance.forward_in(group, feature, &reference.f_detach()?, &batch.source_label.f_unsqueeze(1)?)?;
+            let loss = distance.forward(group, feature, &reference.f_detach()?, &batch.source_label.f_unsqueeze(1)?)?;
             log.term(networks, "feature_distance", &loss, self.iteration)?;
             total = total.f_add(&loss)?;
         }
@@ -243,10 +233,13 @@ impl Step {
         let term = PixelContrast {
             temperature: self.settings.pixel_temperature,
             sampling: self.settings.pixel_sampling,
-            max_anchors: self.settings.pixel_max_anchors,
-            max_per_class: self.settings.pixel_max_per_class,
-            min_pixels: self.settings.pixel_min_pixels,
-            ignore_index: self.settings.ignore_index,
+            anchors: AnchorSampler {
+                max_anchors: self.settings.pixel_max_anchors,
+                max_per_class: self.settings.pixel_max_per_class,
+                min_pixels: self.settings.pixel_min_pixels,
+                ignore_index: self.settings.ignore_index,
+                per_image: false,
+            },
         };
         if self.settings.pixel_memory_bank > 0 && self.bank.is_none() {
             check_rank(&embedding, 4, "pixel embedding", "[B,D,H,W]")?;
@@ -254,7 +247,7 @@ impl Step {
             let kind = compute_kind(&embedding)?;
             self.bank = Some(MemoryBank::new(classes, capacity, embedding.size()[1], kind, embedding.device())?);
         }
-        let loss = term.forward_in(group, &embedding, &label, prediction.as_ref(), rng, self.bank.as_mut())?;
+        let loss = term.forward(group, &embedding, &label, prediction.as_ref(), rng, self.bank.as_mut())?;
         Ok(loss.f_mul_scalar(self.settings.pixel_weight)?)
     }
 
@@ -282,8 +275,7 @@ impl Step {
         distribution.update(group, &embedding, &counted, momentum)?;
         let seen = distribution.seen_k()?;
         let moments = Moments { mean_kd: &distribution.mean_kd, var_kd: &distribution.var_kd, seen_k: Some(&seen) };
-        let loss =
-            DistributionContrast { temperature, ignore_index }.forward_in(group, &embedding, &label, &moments)?;
+        let loss = DistributionContrast { temperature, ignore_index }.forward(group, &embedding, &label, &moments)?;
         Ok(loss.f_mul_scalar(weight)?)
     }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::loss::patch::patch_contrast;
 use crate::masking;
-use crate::mix::{class_mask, class_mix, draw_class_mask_in};
+use crate::mix::{class_mask, class_mix, draw_class_mask};
 use crate::patches::PatchPair;
 use crate::resize::bilinear;
 use crate::rng::Rng;
@@ -90,7 +90,7 @@ impl Step {
             MixDraw::Classes(classes) => class_mask(&label_b1hw, classes)?,
             MixDraw::Seed(seed) => {
                 let scope = s.mix_classes;
-                draw_class_mask_in(group, &label_b1hw, s.num_classes, s.ignore_index, scope, &mut Rng::new(*seed))?
+                draw_class_mask(group, &label_b1hw, s.num_classes, s.ignore_index, scope, &mut Rng::new(*seed))?
             }
         };
         let image = class_mix(&mask, &batch.source, &batch.target)?;

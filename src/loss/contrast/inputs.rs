@@ -3,7 +3,7 @@
 //! Suffixes: N anchors, M keys, D channels.
 
 use crate::error::{Error, Result};
-use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
+use crate::shape::{check_device, check_float, check_integer, check_positive, check_rank, check_size};
 use tch::{Device, Kind, Tensor};
 
 /// What makes a key a positive of an anchor.
@@ -25,10 +25,11 @@ pub struct Masks<'a> {
     pub tile: Option<(i64, i64)>,
 }
 
-/// Where the anchors come from. Those that are keys are scaled to length one with them.
-pub(super) enum Anchors<'a> {
+/// Where the anchors come from. Those that are keys are scaled to length one with them, which halves the memory.
+pub enum Anchors<'a> {
+    /// Features [N,D] of their own.
     Own(&'a Tensor),
-    /// All keys, or those at the given positions.
+    /// All keys, or those at the given positions (int64 [N], none twice).
     Keys(Option<&'a Tensor>),
 }
 
@@ -50,7 +51,7 @@ pub(super) fn check(
     temperature: f64,
     masks: &Masks,
 ) -> Result<()> {
-    check_temperature(temperature)?;
+    check_positive(temperature, "temperature")?;
     let own = match anchors {
         Anchors::Own(anchor_nd) => *anchor_nd,
         Anchors::Keys(_) => key_md,
@@ -101,12 +102,4 @@ pub(super) fn check(
         }
     }
     Ok(())
-}
-
-/// Temperatures are positive and finite.
-pub fn check_temperature(temperature: f64) -> Result<()> {
-    if temperature.is_finite() && temperature > 0.0 {
-        return Ok(());
-    }
-    Err(Error::value(format!("temperature: expected a positive finite number, got {temperature}")))
 }

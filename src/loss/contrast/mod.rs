@@ -14,53 +14,23 @@ mod pairs;
 mod rows;
 mod scores;
 
-pub use inputs::{check_temperature, Masks, Positive};
+pub use inputs::{Anchors, Masks, Positive};
 pub(super) use scores::{blocks, tile_for};
 
-use super::surrogate::{attach, compute_kind, wants_grad};
 use crate::error::{Error, Result};
-use inputs::{check, Anchors};
+use crate::surrogate::{attach, compute_kind, wants_grad};
+use inputs::check;
 use pairs::Pairs;
 use rows::UnitRows;
 use scores::Scores;
 use tch::{Kind, Tensor};
 
-/// Contrastive loss of `anchor_nd` against `key_md`; a 0-dim tensor on the graph of both (first-order gradients).
+/// Contrastive loss of `anchors` against `key_md`; a 0-dim tensor on the graph of both (first-order gradients).
 ///
 /// `self_index_n`: for each anchor the key that is the anchor itself, which is neither in its denominator nor its
 /// positive (negative: none). Without any anchor that has a positive the loss is a zero that keeps the graph.
 /// float16 and bfloat16 compute in float32, float64 in float64; autocast does not reach inside.
 pub fn contrast(
-    anchor_nd: &Tensor,
-    key_md: &Tensor,
-    positive: Positive,
-    self_index_n: Option<&Tensor>,
-    temperature: f64,
-) -> Result<Tensor> {
-    contrast_masked(anchor_nd, key_md, positive, self_index_n, temperature, Masks::default())
-}
-
-/// [`contrast`] with masks. Passing one tensor as anchors and keys (the same reference) halves the memory.
-pub fn contrast_masked(
-    anchor_nd: &Tensor,
-    key_md: &Tensor,
-    positive: Positive,
-    self_index_n: Option<&Tensor>,
-    temperature: f64,
-    masks: Masks,
-) -> Result<Tensor> {
-    let anchors = if std::ptr::eq(anchor_nd, key_md) { Anchors::Keys(None) } else { Anchors::Own(anchor_nd) };
-    contrast_of(anchors, key_md, positive, self_index_n, temperature, masks)
-}
-
-/// [`contrast`] of the keys at the positions `anchor_n` (int64 [N], none twice) with all other keys. `positive_n`: position
-/// of each anchor's positive.
-pub fn contrast_within(key_md: &Tensor, anchor_n: &Tensor, positive_n: &Tensor, temperature: f64) -> Result<Tensor> {
-    let positive = Positive::Index(positive_n);
-    contrast_of(Anchors::Keys(Some(anchor_n)), key_md, positive, Some(anchor_n), temperature, Masks::default())
-}
-
-fn contrast_of(
     anchors: Anchors,
     key_md: &Tensor,
     positive: Positive,

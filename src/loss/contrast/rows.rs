@@ -3,7 +3,7 @@
 //! Suffixes: N rows, D channels.
 
 use crate::error::Result;
-use crate::loss::surrogate::compute_kind;
+use crate::surrogate::compute_kind;
 use tch::{Kind, Tensor};
 
 /// Rows of a feature matrix scaled to length one, and what is needed to send a gradient back through the scaling.

@@ -3,9 +3,9 @@
 use super::unit;
 use crate::error::{Error, Result};
 use crate::group::Group;
-use crate::loss::surrogate::compute_kind;
 use crate::prototypes::class_moments;
 use crate::shape::{check_rank, check_size};
+use crate::surrogate::compute_kind;
 use tch::{no_grad, Device, Kind, Tensor};
 
 /// State of the running moments; `update` replaces its tensors.

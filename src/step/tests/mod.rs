@@ -4,6 +4,7 @@ mod tiny;
 
 use super::*;
 use crate::error::Error;
+use crate::group::SingleProcess;
 use tch::{Device, Kind};
 use tiny::{Tiny, CLASSES};
 
@@ -48,7 +49,7 @@ fn names(report: &Report) -> Vec<&str> {
 }
 
 fn run(step: &mut Step, networks: &mut Tiny) -> Result<Report> {
-    step.run(networks, &batch(), Call::default())
+    step.run(&SingleProcess, networks, &batch(), Call::default())
 }
 
 fn largest(tensor: &Tensor) -> f64 {
@@ -66,7 +67,7 @@ fn copies(tensors: &[Tensor]) -> Vec<Tensor> {
 #[test]
 fn every_term_is_logged_and_reaches_the_student() -> Result<()> {
     let (mut step, mut networks) = (Step::new(settings(), 3), Tiny::new());
-    let report = step.run(&mut networks, &batch(), Call { gradients: true, ..Call::default() })?;
+    let report = step.run(&SingleProcess, &mut networks, &batch(), Call { gradients: true, ..Call::default() })?;
     let values: std::collections::BTreeMap<_, _> = values(&report).into_iter().collect();
     let terms = ["source", "pixel", "feature_distance", "mix", "patch", "mask"];
     let mut total = 0.0;
@@ -93,7 +94,7 @@ fn every_term_is_logged_and_reaches_the_student() -> Result<()> {
 fn each_term_alone_reaches_the_student() -> Result<()> {
     let gradient = |settings: Settings| -> Result<Tensor> {
         let mut networks = Tiny::new();
-        Step::new(settings, 3).run(&mut networks, &batch(), Call::default())?;
+        Step::new(settings, 3).run(&SingleProcess, &mut networks, &batch(), Call::default())?;
         Ok(networks.stem_gradient())
     };
     let off = Settings { mix_weight: 0.0, pixel_weight: 0.0, patch_weight: 0.0, mask_weight: 0.0, ..settings() };
@@ -156,7 +157,7 @@ fn source_only_training_never_looks_at_the_target() -> Result<()> {
     let (mut step, mut networks) = (Step::new(off, 3), Tiny::new());
     let mut batch = batch();
     batch.target = batch.target.f_full_like(f64::NAN)?;
-    let report = step.run(&mut networks, &batch, Call::default())?;
+    let report = step.run(&SingleProcess, &mut networks, &batch, Call::default())?;
     assert_eq!(names(&report), ["loss_source", "acc_source", "loss_pixel", "loss_feature_distance", "loss"]);
     assert!(values(&report).iter().all(|(_, value)| value.is_finite()));
     assert_eq!(networks.calls, ["student", "imagenet", "backward"]);
@@ -170,7 +171,12 @@ fn same_seed_or_same_recorded_draws_give_the_same_iteration() -> Result<()> {
         // All pixels: the sample of the pixel term is no part of the recorded draws.
         let settings = Settings { pixel_sampling: crate::loss::pixel::Sampling::All, ..settings() };
         let mut networks = Tiny::new();
-        let report = Step::new(settings, seed).run(&mut networks, &batch(), Call { draws, ..Call::default() })?;
+        let report = Step::new(settings, seed).run(
+            &SingleProcess,
+            &mut networks,
+            &batch(),
+            Call { draws, ..Call::default() },
+        )?;
         let mut all = values(&report);
         all.push(("stem".to_string(), largest(&networks.stem_gradient())));
         Ok(all)
@@ -251,7 +257,7 @@ fn a_batch_that_does_not_fit_is_an_error_that_names_the_argument() {
         let mut batch = batch();
         change(&mut batch);
         let (mut step, mut networks) = (Step::new(settings(), 3), Tiny::new());
-        let error = match step.run(&mut networks, &batch, Call::default()) {
+        let error = match step.run(&SingleProcess, &mut networks, &batch, Call::default()) {
             Err(error) => error,
             Ok(_) => panic!("{name}: a wrong {what} was accepted"),
         };
