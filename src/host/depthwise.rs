@@ -5,9 +5,10 @@
 //! Weights are [9,C], row by row of the 3x3 window. Sums are taken in f32, in a fixed order.
 
 use super::pool;
-use super::slice::{output_bits, view, view_bits, Element};
+use super::slice::{output, view, Element};
 use crate::error::{Error, Result};
 use crate::shape::{check_rank, check_size};
+use half::bf16;
 use multiversion::multiversion;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
@@ -34,18 +35,14 @@ impl Value for f32 {
     }
 }
 
-/// The bits of a bfloat16: the upper half of an f32.
-impl Value for i16 {
+impl Value for bf16 {
     #[inline(always)]
     fn load(self) -> f32 {
-        f32::from_bits(u32::from(self as u16) << 16)
+        self.to_f32()
     }
     #[inline(always)]
     fn store(x: f32) -> Self {
-        let bits = x.to_bits();
-        // To the nearest, ties to even; a NaN stays one.
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        (if x.is_nan() { 0x7fc0 } else { rounded }) as i16
+        bf16::from_f32(x)
     }
 }
 
@@ -105,7 +102,7 @@ pub fn depthwise(map_bdhw: &Tensor, weight_d133: &Tensor, dilation: i64, mirrore
     let weight = view::<f32>(&taps(&weight)?)?;
     match map_bdhw.f_kind()? {
         Kind::Float => convolve::<f32>(map_bdhw, &weight, shape, row_f32),
-        Kind::BFloat16 => convolve::<i16>(map_bdhw, &weight, shape, row_bf16),
+        Kind::BFloat16 => convolve::<bf16>(map_bdhw, &weight, shape, row_bf16),
         other => Err(unsupported(other)),
     }
 }
@@ -114,8 +111,8 @@ type Row<V> = fn(&[V], &[f32], Shape, usize, &mut [V]);
 
 fn convolve<V: Value>(map_bdhw: &Tensor, weight: &[f32], shape: Shape, row: Row<V>) -> Result<Tensor> {
     let map = pixelwise(map_bdhw)?;
-    let input = view_bits::<V>(&map)?;
-    let mut result = output_bits::<V>(&map.size(), map.f_kind()?)?;
+    let input = view::<V>(&map)?;
+    let mut result = output::<V>(&map.size())?;
     let out: &mut [V] = &mut result;
     let length = shape.width * shape.channels;
     if !out.is_empty() {
@@ -140,7 +137,7 @@ pub fn depthwise_weight_gradient(map_bdhw: &Tensor, grad_bdhw: &Tensor, dilation
     let grad_bdhw = grad_bdhw.f_to_kind(map_bdhw.f_kind()?)?;
     let taps = match map_bdhw.f_kind()? {
         Kind::Float => correlate::<f32>(map_bdhw, &grad_bdhw, shape, rows_f32)?,
-        Kind::BFloat16 => correlate::<i16>(map_bdhw, &grad_bdhw, shape, rows_bf16)?,
+        Kind::BFloat16 => correlate::<bf16>(map_bdhw, &grad_bdhw, shape, rows_bf16)?,
         other => return Err(unsupported(other)),
     };
     Ok(Tensor::f_from_slice(&taps)?.f_view([9, size[1]])?.f_tr()?.f_reshape([size[1], 1, 3, 3])?)
@@ -150,7 +147,7 @@ type Rows<V> = fn(&[V], &[V], Shape, usize, &mut [f32]);
 
 fn correlate<V: Value>(map: &Tensor, grad: &Tensor, shape: Shape, rows: Rows<V>) -> Result<Vec<f32>> {
     let (map, grad) = (pixelwise(map)?, pixelwise(grad)?);
-    let (input, grad) = (view_bits::<V>(&map)?, view_bits::<V>(&grad)?);
+    let (input, grad) = (view::<V>(&map)?, view::<V>(&grad)?);
     let (length, plane) = (shape.width * shape.channels, shape.height * shape.width * shape.channels);
     let mut total = vec![0f32; 9 * shape.channels];
     if plane == 0 {
@@ -231,7 +228,7 @@ fn row_f32(image: &[f32], weight: &[f32], shape: Shape, y: usize, out: &mut [f32
     row(image, weight, shape, y, out);
 }
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn row_bf16(image: &[i16], weight: &[f32], shape: Shape, y: usize, out: &mut [i16]) {
+fn row_bf16(image: &[bf16], weight: &[f32], shape: Shape, y: usize, out: &mut [bf16]) {
     row(image, weight, shape, y, out);
 }
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
@@ -239,7 +236,7 @@ fn rows_f32(image: &[f32], grad: &[f32], shape: Shape, first: usize, sum: &mut [
     rows(image, grad, shape, first, sum);
 }
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn rows_bf16(image: &[i16], grad: &[i16], shape: Shape, first: usize, sum: &mut [f32]) {
+fn rows_bf16(image: &[bf16], grad: &[bf16], shape: Shape, first: usize, sum: &mut [f32]) {
     rows(image, grad, shape, first, sum);
 }
 
@@ -271,7 +268,7 @@ mod tests {
         let values = Tensor::randn([1000], (Kind::Float, Device::Cpu));
         let expected: Vec<f32> = Vec::try_from(values.to_kind(Kind::BFloat16).to_kind(Kind::Float)).unwrap();
         let values: Vec<f32> = Vec::try_from(values).unwrap();
-        assert!(values.iter().zip(expected).all(|(&x, y)| i16::store(x).load() == y));
-        assert!(i16::store(f32::NAN).load().is_nan());
+        assert!(values.iter().zip(expected).all(|(&x, y)| <bf16 as Value>::store(x).load() == y));
+        assert!(<bf16 as Value>::store(f32::NAN).load().is_nan());
     }
 }

@@ -1,6 +1,7 @@
 //! CPU tensors as slices, and new CPU tensors filled through slices.
 
 use crate::error::{Error, Result};
+use half::bf16;
 use std::ops::{Deref, DerefMut};
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +15,7 @@ pub unsafe trait Element: Copy + Send + Sync + 'static {
 macro_rules! elements {
     ($($type:ty => $kind:ident),*) => { $(unsafe impl Element for $type { const KIND: Kind = Kind::$kind; })* };
 }
-elements!(f32 => Float, f64 => Double, u8 => Uint8, i16 => Int16, i32 => Int, i64 => Int64);
+elements!(f32 => Float, f64 => Double, bf16 => BFloat16, u8 => Uint8, i16 => Int16, i32 => Int, i64 => Int64);
 
 /// Read access to a contiguous CPU tensor; keeps its storage alive.
 pub struct View<T> {

@@ -10,8 +10,6 @@
 
 pub mod choice;
 pub mod filters;
-mod huffman;
-mod inflate;
 pub mod numpy_rng;
 pub mod photo;
 pub mod png;
@@ -109,66 +107,58 @@ pub fn load(
     wanted: Option<Wanted>,
     name: &str,
 ) -> Result<Option<Sample>> {
-    SCRATCH.with(|scratch| load_with(&mut scratch.borrow_mut(), image, label, plan, seed, wanted, name))
-}
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { image_file, image: image_rows, label_file, label: label_rows, ids, crop } = scratch;
+        let (stored, packed) = match image {
+            Image::Pixels { pixels, .. } => ((pixels.dim().0, pixels.dim().1), None),
+            Image::File(path) => match png::read(path, png::Kind::Colour, image_file) {
+                Some(packed) => ((packed.height, packed.width), Some(packed)),
+                None => return Ok(None),
+            },
+        };
+        let mut rng = NumpyRng::new(seed);
+        let scale = plan.scale(&mut rng);
+        let resized = plan.resized(stored, scale)?;
+        let window = choice::window(plan, resized, name)?;
 
-fn load_with(
-    scratch: &mut Scratch,
-    image: &Image,
-    label: Option<&Label>,
-    plan: &Plan,
-    seed: &[u32],
-    wanted: Option<Wanted>,
-    name: &str,
-) -> Result<Option<Sample>> {
-    let Scratch { image_file, image: image_rows, label_file, label: label_rows, ids, crop } = scratch;
-    let (stored, packed) = match image {
-        Image::Pixels { pixels, .. } => ((pixels.dim().0, pixels.dim().1), None),
-        Image::File(path) => match png::read(path, png::Kind::Colour, image_file) {
-            Some(packed) => ((packed.height, packed.width), Some(packed)),
-            None => return Ok(None),
-        },
-    };
-    let mut rng = NumpyRng::new(seed);
-    let scale = plan.scale(&mut rng);
-    let resized = plan.resized(stored, scale)?;
-    let window = choice::window(plan, resized, name)?;
-
-    let map = match label {
-        None => None,
-        Some(label) => {
-            let Some(size) = label.read(label_file, label_rows, ids) else { return Ok(None) };
-            if size != stored {
-                return Ok(None);
+        let map = match label {
+            None => None,
+            Some(label) => {
+                let Some(size) = label.read(label_file, label_rows, ids) else { return Ok(None) };
+                if size != stored {
+                    return Ok(None);
+                }
+                Some(Map::resized(ids, stored, resized, label_rows))
             }
-            Some(Map::resized(ids, stored, resized, label_rows))
-        }
-    };
-    let (top, left) = choice::choose(map.as_ref(), plan, window, wanted, &mut rng, crop);
-    let flipped = plan.flip.is_some_and(|probability| rng.happens(probability));
+        };
+        let (top, left) = choice::choose(map.as_ref(), plan, window, wanted, &mut rng, crop);
+        let flipped = plan.flip.is_some_and(|probability| rng.happens(probability));
 
-    let region = resize::Region { top, left, stored, resized, crop: plan.crop, flipped };
-    let mut planes = Array3::from_elem((3, plan.crop.0, plan.crop.1), 0);
-    if let Some(fill) = plan.fill {
-        planes.outer_iter_mut().zip(fill).for_each(|(mut plane, value)| plane.fill(value));
-    }
-    match (image, packed) {
-        (Image::Pixels { pixels, bgr }, _) => {
-            let rows = photo::Pixels { pixels: *pixels };
-            photo::cut(&rows, &region, *bgr, &mut planes);
+        let region = resize::Region { top, left, stored, resized, crop: plan.crop, flipped };
+        let mut planes = Array3::from_elem((3, plan.crop.0, plan.crop.1), 0);
+        if let Some(fill) = plan.fill {
+            planes.outer_iter_mut().zip(fill).for_each(|(mut plane, value)| plane.fill(value));
         }
-        (Image::File(_), None) => return Ok(None),
-        (Image::File(_), Some(packed)) => {
-            let ((rows, columns), stride) = (region.reach(), packed.stride);
-            if packed.inflate(rows, image_rows).is_none() || !filters::undo(image_rows, stride, rows, 3 * columns, 3) {
-                return Ok(None);
+        match (image, packed) {
+            (Image::Pixels { pixels, bgr }, _) => {
+                let rows = photo::Pixels { pixels: *pixels };
+                photo::cut(&rows, &region, *bgr, &mut planes);
             }
-            photo::cut(&photo::Rows { bytes: image_rows, stride }, &region, false, &mut planes);
+            (Image::File(_), None) => return Ok(None),
+            (Image::File(_), Some(packed)) => {
+                let ((rows, columns), stride) = (region.reach(), packed.stride);
+                if packed.inflate(rows, image_rows).is_none()
+                    || !filters::undo(image_rows, stride, rows, 3 * columns, 3)
+                {
+                    return Ok(None);
+                }
+                photo::cut(&photo::Rows { bytes: image_rows, stride }, &region, false, &mut planes);
+            }
         }
-    }
-    let label = map.map(|map| map.cut(&region, plan.ignore));
-    let valid = plan.margins.map(|margins| choice::valid(margins, &region));
-    Ok(Some(Sample { image: planes, label, valid, stored, resized, scale, flipped, words: rng.used() }))
+        let label = map.map(|map| map.cut(&region, plan.ignore));
+        let valid = plan.margins.map(|margins| choice::valid(margins, &region));
+        Ok(Some(Sample { image: planes, label, valid, stored, resized, scale, flipped, words: rng.used() }))
+    })
 }
 
 /// Ids of a usual label file: (height, width, ids), or None.

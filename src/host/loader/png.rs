@@ -2,7 +2,7 @@
 //! verified, and that of the pixels where all of them are inflated.
 //! Anything else, damage included, gives None: `crate::host::png` and Pillow know more kinds and have the messages.
 
-use super::inflate::{self, inflate};
+use fdeflate::Decompressor;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -13,8 +13,8 @@ pub enum Kind {
     Ids,
 }
 
-/// Bytes behind the last row that are written over.
-pub const SLACK: usize = inflate::SLACK;
+/// Bytes behind the last row that belong to no row.
+pub const SLACK: usize = 16;
 const LARGEST: usize = 1 << 30;
 const MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 
@@ -38,12 +38,19 @@ pub fn read<'a>(path: &Path, kind: Kind, file: &'a mut Vec<u8>) -> Option<Packed
 }
 
 impl Packed<'_> {
-    /// Inflates the first `count` rows, or a few more, into `rows`, which gets room for all: per row one filter byte and the
-    /// filtered samples.
+    /// Inflates the first `count` rows into `rows`, which gets room for all: per row one filter byte and the filtered
+    /// samples. None where the stream is damaged; where all rows are asked for, it must end there and its checksum must fit.
     pub fn inflate(&self, count: usize, rows: &mut Vec<u8>) -> Option<()> {
-        rows.resize(self.height * self.stride + SLACK, 0);
-        // Behind the pixels lie a checksum and the end marker, sixteen bytes.
-        inflate(self.file, self.bytes, rows, count * self.stride)
+        let (size, wanted) = (self.height * self.stride, count * self.stride);
+        rows.resize(size + SLACK, 0);
+        let mut inflater = Decompressor::new();
+        if wanted < size {
+            inflater.ignore_adler32();
+        }
+        // A byte more than there are pixels: a stream that is too long shows in it.
+        let room = if wanted < size { wanted } else { size + 1 };
+        let (_, made) = inflater.read(&self.file[..self.bytes], &mut rows[..room], 0, true).ok()?;
+        (made == wanted && (wanted < size || inflater.is_done())).then_some(())
     }
 }
 
