@@ -21,6 +21,8 @@ from pipa.mmseg.datasets.transforms import SyncCrop
 from pipa.settings import HOOK_DEFAULTS, check_names, default_settings, native_step
 
 NAME = "PipaHook"
+# Classes where the config does not say how many: ids of settings are not refused then.
+UNKNOWN = 1 << 16
 
 
 class StartError(ValueError):
@@ -58,7 +60,8 @@ def check_config(config: Mapping[str, Any]) -> Iterator[Finding]:
     hook = config["custom_hooks"][int(places[0][len("custom_hooks[") : -1])]
     own = {key: value for key, value in hook.items() if key not in ("type", "priority", "target_dataloader")}
     shared = dict(config.get("pipa") or {})
-    yield from _check_settings(shared, own, places[0], _classes(config))
+    classes = own.get("num_classes") or shared.get("num_classes") or _classes(config)
+    yield from _check_settings(shared, own, places[0], classes)
     yield from _check_batches(config, hook, places[0])
     counts = (config.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if counts != 1:
@@ -93,7 +96,7 @@ def _classes(config: Mapping[str, Any]) -> int:
     head = (config.get("model") or {}).get("decode_head") or {}
     head = head[-1] if isinstance(head, (list, tuple)) else head
     classes = head.get("num_classes")
-    return classes if isinstance(classes, int) and classes > 0 else 2
+    return classes if isinstance(classes, int) and classes > 1 else UNKNOWN
 
 
 def _check_settings(shared: Mapping[str, Any], own: Mapping[str, Any], place: str, classes: int) -> Iterator[Finding]:
@@ -123,7 +126,7 @@ def sound(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in settings.items():
         try:
-            native_step({"num_classes": settings.get("num_classes", 2), name: value}, 0)
+            native_step({"num_classes": settings.get("num_classes", UNKNOWN), name: value}, 0)
             kept[name] = value
         except ValueError:
             continue
