@@ -57,7 +57,8 @@ def check_environment() -> list[Finding]:
     else:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, training on the CPU"
         findings.append(Finding(NOTE, "torch", f"torch {found}, {device}, {torch.get_num_threads()} threads"))
-    findings += check_packages({d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata})
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata}
+    findings += check_packages(installed) + check_bounds(installed)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if torch.get_num_threads() > cores:
         text = f"torch uses {torch.get_num_threads()} threads on {cores} core(s)"
@@ -119,6 +120,17 @@ def check_packages(installed: Mapping[str, str]) -> list[Finding]:
         elif not SpecifierSet(bounds).contains(version, prereleases=True):
             text = f"{name} {version} is installed; expected {bounds}"
             findings.append(Finding(ERROR, "packages", text, f"pip install '{name}{bounds}'"))
+    return findings
+
+
+def check_bounds(installed: Mapping[str, str]) -> list[Finding]:
+    """NumPy and Pillow are of versions that were tried."""
+    findings = []
+    for name in ("numpy", "pillow"):
+        version, bounds = installed.get(name), _bounds(name)
+        if version is not None and not SpecifierSet(bounds).contains(version, prereleases=True):
+            text = f"{name} {version} is installed; expected {bounds}"
+            findings.append(Finding(ERROR, name, text, f"pip install '{name}{bounds}'"))
     return findings
 
 

@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 import layouts
 import tiny
+from pipa import environment
 from pipa.commands import cli, doctor
 from pipa.environment import describe_environment
 from pipa.mmseg.run.places import line_of, tokens
@@ -275,6 +276,14 @@ def test_the_report_for_people_who_help(capsys: pytest.CaptureFixture[str]) -> N
     assert str(Path.home()) not in out
     assert cli.main(["doctor"]) == 1
     assert "expected a config, or --environment" in capsys.readouterr().err
+
+
+def test_versions_that_were_not_tried_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = {"numpy": ">=2.0,<3", "pillow": ">=11,<14"}
+    monkeypatch.setattr(environment, "_bounds", bounds.__getitem__)
+    assert environment.check_bounds({"numpy": "2.4.6", "pillow": "13.0.0"}) == []
+    (found,) = environment.check_bounds({"numpy": "2.0.2", "pillow": "10.0.1"})
+    assert (found.level, found.found) == (doctor.ERROR, "pillow 10.0.1 is installed; expected >=11,<14")
 
 
 def test_a_config_without_a_model_says_so(root: Path) -> None:
