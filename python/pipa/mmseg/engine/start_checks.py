@@ -21,8 +21,8 @@ from pipa.mmseg.datasets.transforms import SyncCrop
 from pipa.settings import HOOK_DEFAULTS, check_names, default_settings, native_step
 
 NAME = "PipaHook"
-# Classes where the config does not say how many: ids of settings are not refused then.
-UNKNOWN = 1 << 16
+# Classes where the config does not say how many: few settings are refused then.
+UNKNOWN = 255
 
 
 class StartError(ValueError):
@@ -60,8 +60,7 @@ def check_config(config: Mapping[str, Any]) -> Iterator[Finding]:
     hook = config["custom_hooks"][int(places[0][len("custom_hooks[") : -1])]
     own = {key: value for key, value in hook.items() if key not in ("type", "priority", "target_dataloader")}
     shared = dict(config.get("pipa") or {})
-    classes = own.get("num_classes") or shared.get("num_classes") or _classes(config)
-    yield from _check_settings(shared, own, places[0], classes)
+    yield from _check_settings(shared, own, places[0], _of_head(config))
     yield from _check_batches(config, hook, places[0])
     counts = (config.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if counts != 1:
@@ -92,45 +91,54 @@ def _kind(hook: Any) -> Any:
     return HOOKS.get(kind) if isinstance(kind, str) else kind
 
 
-def _classes(config: Mapping[str, Any]) -> int:
+def _of_head(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that the hook takes from the decode head."""
     head = (config.get("model") or {}).get("decode_head") or {}
     head = head[-1] if isinstance(head, (list, tuple)) else head
     classes = head.get("num_classes")
-    return classes if isinstance(classes, int) and classes > 1 else UNKNOWN
+    classes = classes if isinstance(classes, int) and classes > 1 else UNKNOWN
+    return {"num_classes": classes, "ignore_index": head.get("ignore_index", 255)}
 
 
-def _check_settings(shared: Mapping[str, Any], own: Mapping[str, Any], place: str, classes: int) -> Iterator[Finding]:
+def _check_settings(
+    shared: Mapping[str, Any], own: Mapping[str, Any], place: str, head: Mapping[str, Any]
+) -> Iterator[Finding]:
     """Every name and every value by itself, then all together."""
     known = [*default_settings(), *HOOK_DEFAULTS]
-    given: dict[str, Any] = {}
-    fine = True
-    for where, settings in (("pipa", shared), (place, own)):
+    both = {**shared, **own}
+    base = {**head, **{key: both[key] for key in head if both.get(key) is not None}}
+    places = {**dict.fromkeys(shared, "pipa"), **dict.fromkeys(own, place)}
+    fix = "docs/settings.md lists names and ranges"
+    for name, where in places.items():
+        try:
+            check_names([name], known)
+        except ValueError as error:
+            yield Finding(ERROR, f"{where}.{name}", str(error), fix)
+    given = {name: value for name, value in both.items() if name in known and name not in HOOK_DEFAULTS}
+    for name, text in refused({**given, **base}).items():
+        yield Finding(ERROR, f"{places[name]}.{name}" if name in places else place, text, fix)
+
+
+def refused(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with settings of the iteration, by name; "" for what is wrong with all of them together."""
+    base = {key: settings[key] for key in ("num_classes", "ignore_index") if key in settings}
+    found: dict[str, str] = {}
+    try:
+        native_step(settings, 0)
+    except ValueError as together:
         for name, value in settings.items():
             try:
-                check_names([name], known)
-                if name not in HOOK_DEFAULTS:
-                    native_step({"num_classes": classes, name: value}, 0)
-                    given[name] = value
+                native_step({**base, name: value}, 0)
             except ValueError as error:
-                fine = False
-                yield Finding(ERROR, f"{where}.{name}", str(error), "docs/settings.md lists names and ranges")
-    if fine:
-        try:
-            native_step({"num_classes": classes, **given}, 0)
-        except ValueError as error:
-            yield Finding(ERROR, place, str(error), "docs/settings.md lists names and ranges")
+                found[name] = str(error)
+        return found or {"": str(together)}
+    return found
 
 
 def sound(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that nothing is wrong with, so that what they say can be checked beside one that is."""
-    kept: dict[str, Any] = {}
-    for name, value in settings.items():
-        try:
-            native_step({"num_classes": settings.get("num_classes", UNKNOWN), name: value}, 0)
-            kept[name] = value
-        except ValueError:
-            continue
-    return kept
+    wrong = refused(settings)
+    return {name: value for name, value in settings.items() if name not in wrong}
 
 
 def _check_batches(config: Mapping[str, Any], hook: Mapping[str, Any], place: str) -> Iterator[Finding]:
