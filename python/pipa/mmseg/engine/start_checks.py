@@ -130,7 +130,8 @@ def refused(settings: Mapping[str, Any]) -> dict[str, str]:
             try:
                 native_step({**base, name: value}, 0)
             except ValueError as error:
-                found[name] = str(error)
+                if str(error) not in found.values():
+                    found[name] = str(error)
         return found or {"": str(together)}
     return found
 

@@ -89,13 +89,13 @@ def check_start(config: Mapping, iteration: bool = True) -> list[Finding]:
 
 def with_lines(findings: Sequence[Finding], file: str | Path | None, options: Sequence[str] = ()) -> list[Finding]:
     """The findings with the line of the config that they are about, each one once."""
-    placed: dict[Any, Finding] = {}
+    placed: dict[tuple[str, str], Finding] = {}
     for finding in findings:
         told = finding.level == NOTE or file is None
         line = None if told else line_of(file or "", finding.where, options)
-        # Several checks may meet one error; the first one knows its place best.
-        key = finding.found if finding.level == ERROR else (finding.found, finding.where)
-        placed.setdefault(key, replace(finding, line=line or ""))
+        # Several checks may meet one error; one that knows its place says more.
+        if finding.where != "training" or finding.found not in {found for found, _ in placed}:
+            placed.setdefault((finding.found, finding.where), replace(finding, line=line or ""))
     return list(placed.values())
 
 
