@@ -116,6 +116,36 @@ def test_images_that_were_not_normalised_so_are_found(
             step(images, label, images)
 
 
+class Strided(nn.Module):
+    """Takes multiples of its stride alone, as a ViT of that patch does."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.encoder = nn.ModuleList([nn.Conv2d(3, 8, stride, stride)])
+        self.classifier = nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if image.shape[2] % self.stride or image.shape[3] % self.stride:
+            raise ValueError(f"expected a multiple of {self.stride}")
+        feat = self.encoder[0](image)
+        return self.classifier(feat), [feat]
+
+
+@pytest.mark.parametrize(("stride", "side", "patch"), [(14, 112, 70), (16, 128, 80), (32, 192, 128)])
+def test_patches_follow_the_stride_of_the_encoder(stride: int, side: int, patch: int) -> None:
+    settings = {**OFF, "patch_weight": 0.1, "patch_warmup": 0, "patch_source": "target", "patch_size": [patch, patch]}
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, side, side, generator=generator)
+    label = torch.zeros(2, side, side, dtype=torch.long)
+    step = PipaStep(Strided(stride).train(), num_classes=CLASSES, patch_dim=8, projection_hidden=8, **settings)
+    assert step.settings["patch_align"] % stride == 0
+    assert float(step(image, label, image)["loss_patch"]) > 0
+    settings["patch_size"] = [patch + 2, patch + 2]
+    with pytest.raises(ValueError, match=rf"patch_size \[{patch + 2}, {patch + 2}\]"):
+        PipaStep(Strided(stride).train(), num_classes=CLASSES, patch_dim=8, projection_hidden=8, **settings)
+
+
 class MyDropout(nn.Dropout):
     """A dropout under another name."""
 

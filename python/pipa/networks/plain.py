@@ -105,7 +105,7 @@ class PlainNetworks(Networks):
     def features(self, module: nn.Module, image: Tensor) -> Sequence[Tensor]:
         if callable(self._features):
             return self._called(module, image)
-        if self._layers is None or self._returned:
+        if not self._layers or self._returned:  # none: not asked yet, or the network refused an image before
             return self.outputs(module, image).features
         return self._pass(module, image, stop=True)[1]
 
