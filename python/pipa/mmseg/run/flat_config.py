@@ -50,7 +50,9 @@ def flat(path: Path) -> str:
     if head is not None:
         first = own.tree.body[0]
         title, body = own.source_of(first) + "\n\n", body.replace(own.source_of(first), "", 1)
-    return re.sub(r"\n{3,}", "\n\n", f"{title}{_as_comment(above)}\n\n# -- {path.stem} {'-' * 60}\n\n{body.lstrip()}")
+    if body.strip():
+        body = f"\n# -- {path.stem} {'-' * 60}\n\n{body.strip()}\n"
+    return re.sub(r"\n{3,}", "\n\n", f"{title}{_as_comment(above)}\n{body.rstrip()}").rstrip() + "\n"
 
 
 def _place(dotted: str) -> str:
