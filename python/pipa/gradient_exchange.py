@@ -43,7 +43,8 @@ def average(core: nn.Module, teacher: nn.Module | None, failed: bool, group: Gro
     values = [*grads, *buffers]
     # float32 at least: a sum of bfloat16 gradients would lose bits; float64 models keep theirs.
     dtype = reduce(torch.promote_types, {v.dtype for v in values}, torch.float32)
-    flag = torch.tensor([float(failed)], dtype=dtype, device=next(core.parameters()).device)
+    # Filled on the device: a value that is copied there would make the host wait.
+    flag = torch.full((1,), float(failed), dtype=dtype, device=next(core.parameters()).device)
     flat = torch.cat([v.detach().flatten().to(dtype) for v in values] + [flag])
     exchange(flat, group)
     flat /= group.world

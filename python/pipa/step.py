@@ -22,6 +22,9 @@ from pipa.settings import StepSettings, native_step
 from pipa.settings import default_settings as default_settings
 from pipa.step_checks import SilentTerms, check_call, check_teacher, default_align, pixel_values
 
+# What the native step remembers across iterations.
+MEMORIES = ("bank", "prototypes", "distribution")
+
 
 class PipaStep(nn.Module):
     """One PiPa iteration on any PyTorch network (docs/method.md, steps 1-9).
@@ -298,8 +301,21 @@ class PipaStep(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._native.iteration = state["iteration"]
         self._native.rng_state = [int(word) for word in state["rng"]]
-        for name in ("bank", "prototypes", "distribution"):
-            setattr(self._native, name, tuple(state[name]) if name in state else None)
+        for name in MEMORIES:
+            setattr(self._native, name, self._here(state[name]) if name in state else None)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Memories follow the teacher to another device, in the dtype they have."""
+        moved = super()._apply(fn, recurse)
+        for name in MEMORIES:
+            memory = getattr(self._native, name)
+            if memory is not None:
+                setattr(self._native, name, self._here(memory))
+        return moved
+
+    def _here(self, memory: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        device = next((p.device for p in self.teacher.parameters()), None)
+        return tuple(tensor.to(device) for tensor in memory)
 
 
 def wanted_heads(settings: dict[str, Any]) -> list[str]:

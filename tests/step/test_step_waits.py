@@ -6,6 +6,7 @@ whatever would need a value on the host raises. With one: torch's own debug mode
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import Any
 
@@ -25,6 +26,9 @@ from pipa import PipaStep, _core
 from pipa.networks.projection import ProjectionHead
 from small_nets import SIDE, TERMS, SmallNet, small_batch, small_step
 
+# Deterministic matrix products; cuBLAS looks at it when it starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"pixel_memory_bank": 8},
@@ -35,6 +39,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"jitter_probability": 1, "blur_probability": 1},
     {"feature_distance_classes": [1, 2]},
     {"ignore_top": 2, "ignore_bottom": 3},
+    {"distribution_weight": 0.1, "distribution_target": True},
+    {"prototype_labels": True, "structure_weight": 0.1, "prototype_min_pixels": 1, "label_weight": "confident"},
+    {"target_weight": 0.5, "regularizer_weight": 0.1, "distillation_weight": 0.1},
 ]
 
 

@@ -15,12 +15,10 @@ from pipa._core import NonFiniteError
 from pipa.files.atomic import save
 from pipa.gradient_exchange import restore, snapshot
 from pipa.settings import NonFinite
-from pipa.step import PipaStep
+from pipa.step import MEMORIES, PipaStep
 
 # Batches kept per run: a diverged training fails at every iteration, and must not fill the disk with the same news.
 MAX_DUMPS = 5
-# What the native step remembers across iterations.
-MEMORIES = ("bank", "prototypes", "distribution")
 
 
 class NonFiniteGuard:

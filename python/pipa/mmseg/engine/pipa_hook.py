@@ -432,9 +432,5 @@ class PipaHook(Hook):
             )
         if banks is not None:
             state["bank"] = banks[0 if self.pipa.group is not None else get_rank() % len(banks)]
-        device = next(self.pipa.teacher.parameters()).device
-        for name in ("bank", "prototypes", "distribution"):
-            if name in state:
-                state[name] = [tensor.to(device) for tensor in state[name]]
         self.pipa.set_extra_state(state)
         self.guard.skipped = saved.get("skipped", 0)
