@@ -43,6 +43,9 @@ def shrink(config: Config) -> Config:
     if backbone.type == "ResNet":
         backbone.update(base_channels=4, stem_channels=4)
         head.in_channels = 128
+    if backbone.type == "ResNet":  # DeepLab-v2's, with all of its layers
+        backbone.update(base_channels=4, stem_channels=4)
+        head.in_channels = 4 * 32
     if backbone.get("pretrained"):
         backbone.pretrained = False
     if model.type == "HRDAEncoderDecoder":

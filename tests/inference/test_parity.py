@@ -19,6 +19,7 @@ from mmseg.registry import METRICS
 import pipa
 from pipa.commands import cli
 from pipa.configs import list_configs
+from pipa.inference import Segmenter
 from pipa.mmseg.checkpoints.description import describe
 from pipa.mmseg.run.train import evaluate_checkpoint, hush, load_config
 from small_segmentors import checkpoint, pictures, shrink, signature
@@ -100,6 +101,7 @@ def test_predict_is_test_pixel_by_pixel(names: list[str], data: Path, tmp_path: 
     assert cli.main(["predict", str(file), str(data / "images"), "--out", str(out), "--teacher"]) == 0
     right = labels_of_test(config, file, data, teacher=True)
     segmenter = pipa.load(file, weights="teacher")
+    kept = Segmenter.from_pretrained(segmenter.save_pretrained(tmp_path / "hub"))  # safetensors
     several = 0
     for name, label in right.items():
         stem = Path(name).stem
@@ -107,6 +109,7 @@ def test_predict_is_test_pixel_by_pixel(names: list[str], data: Path, tmp_path: 
         np.testing.assert_array_equal(written, label, err_msg=f"{names[0]} {name}")
         prediction = segmenter.predict(data / "images" / name)
         np.testing.assert_array_equal(prediction.label_hw, label)
+        np.testing.assert_array_equal(kept.predict(data / "images" / name).confidence_hw, prediction.confidence_hw)
         with Image.open(data / "images" / name) as image:
             assert label.shape == ImageOps.exif_transpose(image).size[::-1]
             np.testing.assert_array_equal(
