@@ -152,7 +152,7 @@ class _Last(Hook):
         meta = dict(iter=runner.iter + 1, epoch=runner.epoch, cfg=runner.cfg.pretty_text, seed=runner.seed)
         checkpoint = {"meta": meta, "message_hub": hub, "state_dict": state, "optimizer": {}, "param_schedulers": []}
         runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        losses = {k: float(v) for k, v in (outputs or {}).items() if k.startswith("loss") and torch.is_tensor(v)}
+        losses = {k: float(v.detach()) for k, v in (outputs or {}).items() if k[:4] == "loss" and torch.is_tensor(v)}
         shown = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
         self.findings.append(Finding(NOTE, "training", f"one iteration ran: {shown}"))
         raise _Enough
