@@ -106,27 +106,33 @@ def test_moved_as_labels_are(stride: int, start: Path, root: Path, tmp_path: Pat
     torch.testing.assert_close(sample.soft_label.data.float(), expected, atol=1e-3, rtol=0)
 
 
-def test_a_training_from_disk_is_that_of_the_frozen_copy(start: Path, root: Path, tmp_path: Path) -> None:
+def test_a_training_from_disk_has_the_labels_of_the_frozen_copy(start: Path, root: Path, tmp_path: Path) -> None:
     """Crops of the image's size: what is stored is what the copy says of them."""
     out = written(start, root, tmp_path / "soft", 1)
-    states = []
+    steps = []
     for name, terms in (("copy", {}), ("disk", dict(initial_labels=str(out)))):
-        cfg = training(root, tmp_path / name, label_network="initial", label_weight="confident", threshold=0.0, **terms)
+        cfg = training(root, tmp_path / name, label_network="initial", threshold=0.0, **terms)
         for loader in (
             cfg["train_dataloader"]["dataset"]["dataset"],
             cfg["custom_hooks"][0]["target_dataloader"]["dataset"],
         ):
-            loader["pipeline"] = [step for step in loader["pipeline"] if step["type"] not in ("RandomFlip",)]
+            loader["pipeline"] = [step for step in loader["pipeline"] if step["type"] != "RandomFlip"]
             for step in loader["pipeline"]:
                 if step["type"] == "SyncCrop":
                     step["crop_size"] = tiny.SIZE
-        # Not Adam, whose first steps are of one size however small a gradient is.
-        cfg["optim_wrapper"]["optimizer"] = dict(type="SGD", lr=0.05)
-        runner = tiny.train(cfg, load_from=start)
-        states.append(tiny.everything(runner))
-    assert tiny.pipa_hook(runner).pipa.initial is None
-    for name, value in states[0]["student"].items():
-        torch.testing.assert_close(value, states[1]["student"][name], atol=1e-4, rtol=1e-3, msg=name)
+        steps.append(tiny.pipa_hook(tiny.train(cfg, load_from=start)).pipa)
+    copied, stored = steps
+    assert stored.initial is None
+    assert torch.equal(copied.last["target_image"], stored.last["target_image"])
+    with torch.no_grad():
+        logits = teacher_logits(copied.initial.eval(), copied.last["target_image"])
+    best = logits.softmax(1).topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > 1e-3  # elsewhere half precision may decide otherwise
+    assert clear.float().mean() > 0.8
+    labels = [step.last["pseudo_label"] for step in steps]
+    assert torch.equal(labels[0], logits.argmax(1))
+    assert torch.equal(labels[0][clear], labels[1][clear])
+    assert len(labels[0].unique()) > 1
 
 
 def test_refusals(start: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

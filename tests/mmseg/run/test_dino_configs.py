@@ -1,0 +1,193 @@
+"""The configs of foundation encoders: composed as named, and run at reduced size; a small one trains for real."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmseg")
+pytest.importorskip("timm")
+
+import mmengine.runner.runner
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+import layouts
+import tiny_vit
+from pipa import toy
+from pipa.configs import list_configs, path_of
+from pipa.mmseg.run.train import load_config
+
+pytestmark = pytest.mark.slow
+
+NETWORKS = {
+    "dinov2_vitb14": ("vit_base_patch14_dinov2", 14, 768),
+    "dinov2_vitl14": ("vit_large_patch14_dinov2", 14, 1024),
+    "dinov3_vitb16": ("vit_base_patch16_dinov3", 16, 768),
+    "dinov3_vitl16": ("vit_large_patch16_dinov3", 16, 1024),
+}
+SELF_TRAINING = {"source", "feature_distance", "mix"}
+TERMS: dict[str, set[str]] = {
+    "source_only": set(),
+    "self_training": SELF_TRAINING,
+    "pipa": SELF_TRAINING | {"pixel", "patch"},
+}
+NAMES = [f"gta2cs_{network}_{method}" for network, method in itertools.product(NETWORKS, TERMS)]
+
+
+def parts(name: str) -> tuple[str, str]:
+    network, method = name.removeprefix("gta2cs_").split("_", 2)[:2], name
+    return "_".join(network), next(m for m in TERMS if method.endswith(f"_{m}"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_composition(name: str) -> None:
+    assert name in dict(list_configs())
+    network, method = parts(name)
+    timm_name, patch, channels = NETWORKS[network]
+    cfg = Config.fromfile(path_of(name))
+    assert (cfg.model.backbone.model_name, cfg.model.neck.embed_dim) == (timm_name, channels)
+    assert tuple(cfg.model.decode_head.in_channels) == (channels,) * 4
+    assert network.split("_")[0] in cfg.model.backbone.init_cfg.checkpoint
+    side = 1024 // patch * patch
+    assert tuple(cfg.crop_size) == tuple(cfg.model.data_preprocessor.size) == (side, side)
+    crops = [
+        s.crop_size
+        for d in (cfg.source, cfg.target_pipeline)
+        for s in (d.pipeline if "pipeline" in d else d)
+        if s.type == "SyncCrop"
+    ]
+    assert [tuple(crop) for crop in crops] == [(side, side)] * 2
+    optimizer = cfg.optim_wrapper
+    assert optimizer.constructor == "LayerDecayConstructor"
+    assert optimizer.paramwise_cfg.layer_decay == 0.9
+    assert optimizer.optimizer.lr * optimizer.paramwise_cfg.custom_keys["head"].lr_mult == pytest.approx(2.8e-5)
+    if method == "source_only":
+        assert list(cfg.custom_hooks) == []
+        return
+    assert all(n % patch == 0 for n in cfg.patch_size)
+    weights = {
+        term: cfg.pipa.get(f"{term}_weight", 0) for term in ("mix", "pixel", "patch", "mask", "feature_distance")
+    }
+    assert {term for term, weight in weights.items() if weight > 0} | {"source"} == TERMS[method]
+
+
+def test_one_option_changes_what_is_trained() -> None:
+    for mode in ("frozen", "lora"):
+        assert load_config("gta2cs_dinov3_vitb16_pipa", [f"encoder={mode}"]).model.backbone.encoder == mode
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without mmengine's account of environment and config, which takes longer than the iterations."""
+    monkeypatch.setattr(mmengine.runner.runner, "collect_env", dict)
+    monkeypatch.setattr(Config, "pretty_text", property(lambda self: ""))
+    monkeypatch.setattr(Config, "dump", lambda self, *_: "")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("data")
+    for i in (1, 2):
+        layouts.image(root / f"gta/images/{i:05d}.png", i, (80, 128))
+        layouts.label(root / f"gta/labels/{i:05d}_labelTrainIds.png", i, (80, 128), (0, 1, 6, 13, 255))
+        for split, city in (("train", "aachen"), ("val", "ulm")):
+            stem = f"{split}/{city}/{city}_{i:06d}_000019"
+            layouts.image(root / f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png", i, (80, 128))
+            label = root / f"cityscapes/gtFine/{stem}_gtFine_labelTrainIds.png"
+            layouts.label(label, i, (80, 128), (0, 1, 6, 13, 255))
+    return root
+
+
+def shrink(cfg: Config, patch: int, work_dir: Path) -> Config:
+    """Sizes only: four blocks of 32 channels, crops of 4 x 4 patches."""
+    side = 4 * patch
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if value.get("type") == "Resize":
+                value.update(scale=(128, 80))
+            if value.get("type") == "PseudoMargins":
+                value.update({key: width // 15 for key, width in value.items() if key != "type"})
+            if "crop_size" in value:
+                value["crop_size"] = (side, side)
+            if "num_workers" in value:
+                value.update(num_workers=0, persistent_workers=False)
+            if "min_pixels" in value:
+                value["min_pixels"] = 10
+            for item in value.values():
+                walk(item)
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                walk(item)
+
+    walk(cfg._cfg_dict)
+    cfg.model.backbone.update(init_cfg=None, **tiny_vit.SMALL)
+    cfg.model.neck.embed_dim = tiny_vit.DIM
+    cfg.model.decode_head.update(in_channels=(tiny_vit.DIM,) * 4, channels=16)
+    cfg.model.decode_head.decoder_params.embed_dims = 16
+    cfg.model.data_preprocessor.size = (side, side)
+    cfg.model.test_cfg.stride = (side, side)
+    if "pipa" in cfg:
+        cfg.pipa.update(pixel_dim=8, patch_dim=8, projection_hidden=8, patch_warmup=0, mask_block=patch)
+        cfg.pipa.update(patch_size=(3 * patch, 3 * patch))
+    cfg.merge_from_dict({"train_cfg.max_iters": 2, "train_cfg.val_interval": 100, "default_hooks.logger.interval": 1})
+    cfg.default_hooks.checkpoint.interval = 100
+    cfg.work_dir, cfg.experiment_name, cfg.log_level = str(work_dir), f"dino-{work_dir.name}", "WARNING"
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "name", ["gta2cs_dinov2_vitl14_pipa", "gta2cs_dinov3_vitb16_source_only", "gta2cs_dinov3_vitl16_self_training"]
+)
+def test_two_iterations(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of each method and of both families: the others differ in sizes that are reduced here."""
+    monkeypatch.setenv("PIPA_DATA", str(data))
+    network, method = parts(name)
+    runner = Runner.from_cfg(shrink(Config.fromfile(path_of(name)), NETWORKS[network][1], tmp_path))
+    runner.train()
+    (file,) = tmp_path.glob("*/vis_data/scalars.json")
+    train = [line for line in map(json.loads, file.read_text().splitlines()) if "loss" in line]
+    assert len(train) == 2
+    for line in train:
+        assert all(np.isfinite(value) for key, value in line.items() if key.startswith("loss"))
+        if method != "source_only":
+            assert {key.removeprefix("loss_") for key in line if key.startswith("loss_")} == TERMS[method]
+
+
+def test_a_small_transformer_learns_the_toy_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From nothing, with every term: the loss on labelled images falls by a fifth."""
+    toy.write(tmp_path / "toy", seed=0, train=8, val=2)
+    monkeypatch.setenv("PIPA_DATA", str(tmp_path / "toy"))
+    cfg = load_config("toy_pipa")
+    crop = (96, 128)
+    cfg.model.backbone = dict(**tiny_vit.config("dinov3"), pyramid=False)
+    cfg.model.backbone.update(drop_path_rate=0.05, init_values=1.0)
+    cfg.model.neck = dict(type="Feature2Pyramid", embed_dim=tiny_vit.DIM, norm_cfg=dict(type="BN"))
+    cfg.model.decode_head.update(in_channels=(tiny_vit.DIM,) * 4, channels=32)
+    cfg.model.decode_head.decoder_params.embed_dims = 32
+    assert tuple(cfg.crop_size) == crop
+    cfg.custom_hooks[0].update(
+        mask_weight=0.5,
+        mask_block=32,
+        feature_distance_weight=0.01,
+        patch_align=16,
+        patch_warmup=0,
+        gradient_interval=0,
+        evaluate_teacher=False,
+    )
+    cfg.optim_wrapper.update(constructor="LayerDecayConstructor", paramwise_cfg=dict(layer_decay=0.9))
+    cfg.merge_from_dict({"train_cfg.max_iters": 40, "train_cfg.val_interval": 1000, "default_hooks.logger.interval": 1})
+    cfg.work_dir, cfg.experiment_name, cfg.log_level = str(tmp_path / "work"), "dino-toy", "WARNING"
+    Runner.from_cfg(cfg).train()
+    (file,) = (tmp_path / "work").glob("*/vis_data/scalars.json")
+    losses = [line["loss_source"] for line in map(json.loads, file.read_text().splitlines()) if "loss_source" in line]
+    assert len(losses) == 40
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
