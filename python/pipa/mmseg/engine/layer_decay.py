@@ -61,7 +61,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             factor = factors.get(id(group["params"][0]))
             if factor is not None:
-                group["lr"] = group.get("lr", self.base_lr) * factor
+                rate: Any = group.get("lr", self.base_lr)
+                group["lr"] = rate * factor
 
 
 def layer_factors(model: Any, where: str, decay: float) -> dict[int, float]:

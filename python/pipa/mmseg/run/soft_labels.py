@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from pipa.files.atomic import write, write_text
 from pipa.mmseg.checkpoints.weights import Weights
 from pipa.mmseg.datasets.soft_labels import INDEX, file_of
 from pipa.mmseg.run.open import open_segmenter
+
+
+def _save(values: np.ndarray, file: IO[bytes]) -> None:
+    np.save(file, values)
 
 
 @torch.no_grad()
@@ -77,6 +82,6 @@ def write_soft_labels(
             size = [max(1, round(n / stride)) for n in logits.shape[2:]]
             logits = interpolate(logits, size, mode="area")
         probability = logits.softmax(1)[0].cpu().numpy().astype(np.float16)
-        write(target, lambda file, values=probability: np.save(file, values))
+        write(target, partial(_save, probability))
         done += 1
     return done

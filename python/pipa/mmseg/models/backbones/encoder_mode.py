@@ -62,7 +62,7 @@ def add_adapters(vit: nn.Module, lora: dict[str, Any]) -> None:
     for module in vit.modules():
         # Some of timm's attentions use the weight of qkv without calling it, which would pass the adapter by.
         if hasattr(module, "qkv_bias_separate"):
-            module.qkv_bias_separate = True
+            setattr(module, "qkv_bias_separate", True)  # noqa: B010  (an attribute of some of timm's classes alone)
     config = peft.LoraConfig(
         r=int(lora["rank"]),
         lora_alpha=float(lora["alpha"]),  # type: ignore[arg-type]

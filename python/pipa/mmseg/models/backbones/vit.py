@@ -172,7 +172,7 @@ def create(model_name: str, drop_path_rate: float, kwargs: dict[str, Any]) -> An
         vit: Any = timm.create_model(model_name, drop_path_rate=drop_path_rate, **arguments)
     except TypeError as error:  # a convolutional network knows no dynamic_img_size
         raise ValueError(f"ViTPyramid: {model_name} cannot be made as a plain transformer ({error})") from error
-    embedding = getattr(vit, "patch_embed", None)
+    embedding: Any = getattr(vit, "patch_embed", None)
     if not all(hasattr(vit, name) for name in ("blocks", "forward_intermediates", "embed_dim")) or not (
         hasattr(embedding, "patch_size") and len(set(embedding.patch_size)) == 1
     ):
