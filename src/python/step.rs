@@ -8,7 +8,9 @@ use crate::loss::bank::MemoryBank;
 use crate::loss::distribution::ClassDistribution;
 use crate::patches::{BoxYX, PatchPair};
 use crate::rng::Rng;
-use crate::step::{Batch, Call, Draws, Head, MixDraw, Networks, Output, Prototypes, Report, Settings, Step, Value};
+use crate::step::{
+    Batch, Call, Draws, Head, MixDraw, Networks, Output, OwnLoss, Prototypes, Report, Settings, Step, Value,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -59,11 +61,20 @@ impl PyNetworks {
     }
 }
 
+/// A Python function from labels to a loss.
+fn own_loss_of(function: Py<PyAny>) -> OwnLoss {
+    Box::new(move |label_bhw| {
+        Python::with_gil(|py| Ok(function.bind(py).call1((T(label_bhw.shallow_clone()),))?.extract::<T>()?.0))
+            .map_err(|error: PyErr| Error::from(error))
+    })
+}
+
 impl Networks for PyNetworks {
     fn student(&mut self, image_bchw: &Tensor) -> Result<Output> {
         type Heads = Vec<(T, Option<Region>, f64)>;
         self.call("student", vec![image_bchw.shallow_clone()], |value| {
             let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Region)>)>()?;
+            let own_loss = if value.hasattr("own_loss")? { value.getattr("own_loss")?.extract()? } else { None };
             Ok(Output {
                 heads: heads
                     .into_iter()
@@ -71,6 +82,7 @@ impl Networks for PyNetworks {
                     .collect(),
                 features: features.into_iter().map(|t| t.0).collect(),
                 detail: detail.map(|(features, region)| (features.into_iter().map(|t| t.0).collect(), to_box(region))),
+                own_loss: own_loss.map(own_loss_of),
             })
         })
     }

@@ -15,7 +15,7 @@ mod tests;
 pub use batch::Batch;
 pub use draws::{Draws, MixDraw};
 pub use memory::{ClassMemory, Prototypes};
-pub use networks::{Head, Networks, Output};
+pub use networks::{Head, Networks, Output, OwnLoss};
 pub use settings::{Entry, PatchSource, Settings, Value};
 
 use crate::anchors::AnchorSampler;
@@ -25,7 +25,7 @@ use crate::loss::bank::MemoryBank;
 use crate::loss::distribution::{DistributionContrast, Moments};
 use crate::loss::feature_distance::FeatureDistance;
 use crate::loss::pixel::{nearest, PixelContrast};
-use crate::loss::segmentation::{cross_entropy, cross_entropy_and_accuracy, Average};
+use crate::loss::segmentation::{accuracy, cross_entropy, cross_entropy_and_accuracy, Average};
 use crate::patches::{BoxYX, PatchPair};
 use crate::rng::Rng;
 use crate::shape::check_rank;
@@ -173,7 +173,7 @@ impl Step {
         rng: &mut Rng,
     ) -> Result<()> {
         let output = networks.student(&batch.source)?;
-        let (mut total, share) = self.segmentation(group, &output, &batch.source_label, None)?;
+        let (mut total, share) = self.supervised(group, &output, &batch.source_label)?;
         log.term(networks, "source", &total, self.iteration)?;
         log.scalar("acc_source", &share)?;
 
@@ -277,6 +277,18 @@ impl Step {
         let moments = Moments { mean_kd: &distribution.mean_kd, var_kd: &distribution.var_kd, seen_k: Some(&seen) };
         let loss = DistributionContrast { temperature, ignore_index }.forward(group, &embedding, &label, &moments)?;
         Ok(loss.f_mul_scalar(weight)?)
+    }
+
+    /// The network's own loss where it has one, else the heads' cross entropy; and the accuracy of the main head.
+    fn supervised(&self, group: &dyn Group, output: &Output, label_bhw: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Some(own_loss) = &output.own_loss else { return self.segmentation(group, output, label_bhw, None) };
+        let loss = own_loss(label_bhw)?;
+        if loss.dim() != 0 || !loss.is_floating_point() {
+            return Err(Error::shape(format!("own loss: expected one floating-point number, got {:?}", loss.size())));
+        }
+        let head = main_head(output)?;
+        let label = crop_label(label_bhw, head.region)?;
+        Ok((loss, accuracy(&head.logits, &label, self.settings.ignore_index, self.settings.loss_average)?))
     }
 
     /// Cross entropy summed over heads, each compared with its part of the label, and the accuracy of the main head.

@@ -14,6 +14,9 @@ pub struct Head {
     pub weight: f64,
 }
 
+/// A network's own supervised loss: from labels [B,H,W] of the images just passed to a number on the graph.
+pub type OwnLoss = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+
 /// What the student returns for one image batch.
 pub struct Output {
     /// The first head is the main one.
@@ -22,6 +25,8 @@ pub struct Output {
     pub features: Vec<Tensor>,
     /// Backbone features of HRDA's detail crop and its place in the image.
     pub detail: Option<(Vec<Tensor>, BoxYX)>,
+    /// Takes the place of the heads' cross entropy on source images; none: the weighted cross entropy of all heads.
+    pub own_loss: Option<OwnLoss>,
 }
 
 /// Student, teacher, frozen ImageNet model and projection heads behind one interface.

@@ -55,6 +55,35 @@ class Outputs(NamedTuple):
     detail: tuple[Sequence[Tensor], Region] | None = None
 
 
+class OwnOutputs(Outputs):
+    """:class:`Outputs` of a network that has a supervised loss of its own.
+
+    own_loss: from label ids (B, H, W), int64, of the images just passed to a 0-dim tensor on the graph. It takes the
+        place of the heads' cross entropy on source images; pseudo-labels are compared with the heads all the same.
+
+    >>> import torch
+    >>> from pipa.networks import Head, OwnOutputs
+    >>> logits = torch.zeros(2, 19, 32, 32)
+    >>> out = OwnOutputs([Head(logits)], [logits], own_loss=lambda label: logits.square().mean())
+    >>> float(out.own_loss(torch.zeros(2, 128, 128, dtype=torch.int64)))
+    0.0
+    """
+
+    own_loss: Callable[[Tensor], Tensor]
+
+    def __new__(
+        cls,
+        heads: Sequence[Head | tuple[Tensor, Region | None, float]],
+        features: Sequence[Tensor],
+        detail: tuple[Sequence[Tensor], Region] | None = None,
+        *,
+        own_loss: Callable[[Tensor], Tensor],
+    ) -> OwnOutputs:
+        self = super().__new__(cls, heads, features, detail)
+        self.own_loss = own_loss
+        return self
+
+
 class Networks:
     """Student, teacher, ImageNet model and projection heads behind one face.
 

@@ -31,7 +31,10 @@ def adapter_for(
         file, _, attribute = LIBRARIES[name].partition(":")
         kind = getattr(import_module(file), attribute)
     if not issubclass(kind, PlainNetworks):
-        return kind
+        for setting, given in (("auxiliary_weight", auxiliary_weight is not None), ("align_corners", align_corners)):
+            if given:
+                raise ValueError(f"{setting}: an mmsegmentation network has its own; set it in its decode heads")
+        return partial(kind, finest_stride=finest_stride)
     return partial(
         kind,
         features=features,

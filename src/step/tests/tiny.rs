@@ -132,7 +132,7 @@ impl Networks for Tiny {
         self.calls.push("student");
         let features = self.student.features(image);
         let logits = self.student.classifier.forward(&features[1]) * self.health();
-        Ok(Output { heads: vec![Head { logits, region: None, weight: 1.0 }], features, detail: None })
+        Ok(Output { heads: vec![Head { logits, region: None, weight: 1.0 }], features, detail: None, own_loss: None })
     }
     fn student_features(&mut self, image: &Tensor) -> Result<Vec<Tensor>> {
         self.calls.push("student_features");

@@ -17,13 +17,14 @@ import torch
 pytest.importorskip("mmseg")
 
 import mmseg
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 from mmseg.apis import init_model
 from mmseg.structures import SegDataSample
 
 import layouts
+import mmseg_families
 from pipa import ShapeError
 
 pytestmark = pytest.mark.slow
@@ -252,10 +253,18 @@ def test_a_missing_target_is_refused(data: Path, tmp_path: Path) -> None:
     refused(cfg, "give it target_dataloader")
 
 
-def test_a_loss_the_step_cannot_honour_is_refused(data: Path, tmp_path: Path) -> None:
+def test_pidnet_needs_edges(data: Path, tmp_path: Path) -> None:
+    """Its own loss asks for what GenerateEdge makes; with it the training runs."""
     cfg = small_config("segformer", data, tmp_path)
-    cfg.model.decode_head.loss_decode = dict(type="DiceLoss")
-    refused(with_hook(cfg, data), "plain cross-entropy")
+    cfg.model = ConfigDict(
+        {**mmseg_families.small("pidnet", len(CLASSES)), "data_preprocessor": cfg.model.data_preprocessor}
+    )
+    hooked = with_hook(cfg, data)
+    refused(copy.deepcopy(hooked), "decode: PIDHead is trained with edges; add dict.type='GenerateEdge'")
+    hooked.train_dataloader.dataset.pipeline.insert(-1, dict(type="GenerateEdge", edge_width=4))
+    runner = Runner.from_cfg(hooked)
+    runner.train()
+    assert runner.iter == hooked.train_cfg.max_iters
 
 
 def test_images_of_another_size_are_refused(data: Path, tmp_path: Path) -> None:

@@ -173,20 +173,6 @@ def test_cascade_puts_the_last_stage_first() -> None:
     torch.testing.assert_close(teacher_logits(model, image), model.encode_decode(image, [{"img_shape": (64, 64)}]))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"loss_decode": {"type": "DiceLoss"}}, "plain cross-entropy"),
-        ({"loss_decode": {"type": "CrossEntropyLoss", "class_weight": [1.0] * 5}}, "plain cross-entropy"),
-        ({"sampler": {"type": "OHEMPixelSampler"}}, "samplers"),
-    ],
-)
-def test_losses_the_step_cannot_honour_are_refused(change: dict[str, Any], message: str) -> None:
-    model = segmentor(fcn(3, 1.0, **change))
-    with pytest.raises(ValueError, match=message):
-        segmentor_outputs(model, torch.randn(1, 3, 64, 64))
-
-
 def test_not_a_segmentor() -> None:
     with pytest.raises(TypeError, match="not an mmsegmentation EncoderDecoder"):
         segmentor_outputs(nn.Conv2d(3, 3, 1), torch.randn(1, 3, 8, 8))

@@ -64,6 +64,9 @@ HEADS = "pipa_heads"
 class PipaHook(Hook):
     """Domain adaptation for any dense mmsegmentation model.
 
+    Heads with other losses than the plain cross entropy of one map (samplers, class weights, Dice, ...) train with them
+    on source images; pseudo-labels are compared with the main map.
+
     Args:
         target_dataloader: config of the loader of unlabelled target images (its labels are never read); the config's
             top-level ``target_dataloader`` when not given.
@@ -335,6 +338,9 @@ class PipaHook(Hook):
             "valid_mask": valid_mask(target["data_samples"], target["inputs"].device),
             "initial_logits": log_probabilities(target["data_samples"], target["inputs"].device),
         }
+        networks = self.pipa.networks
+        assert isinstance(networks, SegmentorNetworks)
+        networks.samples = source["data_samples"]
         self.guard.begin(core, self.pipa)
         group, error, failed = self.pipa.group, None, False
         log: dict[str, Tensor] = {}

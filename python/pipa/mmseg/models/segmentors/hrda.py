@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from pipa.inference.tiling import Window, slide, windows
 from pipa.mmseg.models.decode_heads.hrda import HRDAHead, ScaleFeatures, ScaleLogits
-from pipa.mmseg.models.segmentors.step_adapter import Maps, crop, encode, loss_weight
+from pipa.mmseg.models.segmentors.own_losses import head_losses, is_plain, main_weight, plain_weight
+from pipa.mmseg.models.segmentors.step_adapter import Maps, crop, encode
 from pipa.mmseg.models.sliding import Draws, TorchDraws, random_box
-from pipa.networks import Head, Outputs, Region
+from pipa.networks import Head, Outputs, OwnOutputs, Region
 from pipa.networks.quiet import uses_batch_statistics
 
 
@@ -148,25 +150,49 @@ class HRDAEncoderDecoder(EncoderDecoder):
         context, detail, scales = self._crop_scales(image_bchw)
         logits: ScaleLogits = self.decode_head.predict_scales(scales)
         box = scales.boxes[0] if scales.boxes else None
-        heads = [Head(part, region, weight) for _, part, region, weight in self._supervised(logits, box)]
+        parts = self._supervised(logits, box)
+        plain = is_plain(self.decode_head)
+        weight = plain_weight(self.decode_head) if plain else main_weight(self.decode_head)
+        heads = [Head(self._aligned(part, region, scales.size), region, weight * f) for _, part, region, f in parts]
+        maps, crop_maps = self._maps(image_bchw, context, detail, box)
+        if plain:
+            return Outputs(heads, maps, crop_maps)
+        return OwnOutputs(heads, maps, crop_maps, own_loss=partial(self._own_loss, parts))
+
+    def _maps(
+        self, image_bchw: Tensor, context: Maps, detail: Maps | None, box: Region | None
+    ) -> tuple[list[Tensor], tuple[list[Tensor], Region] | None]:
+        """Encoder maps of the image and of the detail crop, where there is one."""
         if detail is None:
-            return Outputs(heads, context.backbone)
+            return context.backbone, None
         if box is None:
-            return Outputs(heads, detail.backbone if self.feature_scale == 1 else context.backbone)
+            return detail.backbone if self.feature_scale == 1 else context.backbone, None
         # The maps of one image are the same in every term: at full scale they are not those of the crop.
         maps = self.backbone_features(image_bchw) if self.feature_scale == 1 else context.backbone
-        return Outputs(heads, maps, (detail.backbone, box))
+        return maps, (detail.backbone, box)
 
     def _supervised(self, logits: ScaleLogits, box: Region | None) -> list[tuple[str, Tensor, Region | None, float]]:
-        """(name, logits, region, weight), weights 1 - l and l with l = hr_loss_weight (HRDA, equation 10)."""
-        weight = loss_weight(self.decode_head, "decode_head")
+        """(name, logits, region, factor), factors 1 - l and l with l = hr_loss_weight (HRDA, equation 10)."""
         detail_weight = self.decode_head.hr_loss_weight
         if logits.detail is None or detail_weight == 0:
-            return [("decode", logits.fused, None, weight)]
+            return [("decode", logits.fused, None, 1.0)]
         return [
-            ("decode", logits.fused, None, weight * (1 - detail_weight)),
-            ("decode.hr", logits.detail, box, weight * detail_weight),
+            ("decode", logits.fused, None, 1 - detail_weight),
+            ("decode.hr", logits.detail, box, detail_weight),
         ]
+
+    def _aligned(self, logits: Tensor, region: Region | None, size: tuple[int, int]) -> Tensor:
+        if not self.align_corners:
+            return logits
+        top, left, bottom, right = region or (0, 0, *size)
+        return resize(logits, (bottom - top, right - left), mode="bilinear", align_corners=True)
+
+    def _own_loss(self, parts: Sequence[tuple[str, Tensor, Region | None, float]], label_bhw: Tensor) -> Tensor:
+        total = label_bhw.new_zeros((), dtype=torch.float32)
+        for name, logits, region, factor in parts:
+            for _, value in head_losses(name, self.decode_head, logits, crop(label_bhw, region)):
+                total = total + factor * value.mean()
+        return total
 
     def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Tensor]:
         """Supervised losses in mmsegmentation's form: ``decode.loss_seg`` and ``decode.hr.loss_seg``."""
@@ -175,15 +201,13 @@ class HRDAEncoderDecoder(EncoderDecoder):
         logits = head.predict_scales(scales)
         label_bhw = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).squeeze(1)
         losses: dict[str, Tensor] = {}
-        # `weight` holds the configured loss_weight, which loss_decode applies itself.
-        configured = head.loss_decode.loss_weight
         box = scales.boxes[0] if scales.boxes else None
-        for name, part, region, weight in self._supervised(logits, box):
+        for name, part, region, factor in self._supervised(logits, box):
             label = crop(label_bhw, region)
-            part = resize(part, label.shape[1:], mode="bilinear", align_corners=self.align_corners)
-            value = head.loss_decode(part, label, ignore_index=head.ignore_index)
-            losses[f"{name}.loss_seg"] = value * (weight / configured)
-            losses[f"{name}.acc_seg"] = accuracy(part, label, ignore_index=head.ignore_index)
+            values = [value.mean() for _, value in head_losses(name, head, part, label)]
+            losses[f"{name}.loss_seg"] = torch.stack(values).sum() * factor
+            full = resize(part, label.shape[1:], mode="bilinear", align_corners=self.align_corners)
+            losses[f"{name}.acc_seg"] = accuracy(full, label, ignore_index=head.ignore_index)
         return losses
 
     # --- prediction ---------------------------------------------------------------------------------------------

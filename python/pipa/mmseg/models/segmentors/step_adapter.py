@@ -6,24 +6,52 @@ Shape suffixes: B batch, C classes, D channels, H W size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from mmseg.models.losses import CrossEntropyLoss
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
-from pipa.networks import Head, Networks, Outputs, Region
+from pipa.mmseg.models.segmentors.own_losses import (
+    Part,
+    check_head,
+    is_plain,
+    main_map,
+    main_weight,
+    own_loss,
+    plain_weight,
+)
+from pipa.networks import Head, Networks, Outputs, OwnOutputs, Region
 from pipa.networks.trial import projection_heads, trial
+
+FINEST_STRIDE = 4
+# Encoders that return more maps in training, and which of them is the one that predicts.
+PREDICTING = {"DDRNet": 1, "PIDNet": 1}
 
 
 class SegmentorNetworks(Networks):
-    """``EncoderDecoder`` models of mmsegmentation and ours (HRDA has a detail crop of its own)."""
+    """``EncoderDecoder`` models of mmsegmentation and ours (HRDA has a detail crop of its own).
+
+    Where a head's loss is more than the plain cross entropy of one map, the source term is the sum of the model's own
+    losses; all other terms are cross entropies of the main map.
+
+    Args:
+        finest_stride: encoder maps finer than this are left out, where there are coarser ones.
+
+    Attributes:
+        samples: the ``SegDataSample`` of the source images at hand, for losses that need more than the label; set by
+            the hook.
+    """
+
+    def __init__(self, *args: Any, finest_stride: int = FINEST_STRIDE, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.finest_stride = finest_stride
+        self.samples: Sequence[Any] | None = None
 
     def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
-        return segmentor_outputs(module, image)
+        return segmentor_outputs(module, image, self.samples, self.finest_stride)
 
     def student_tokens(self, image: Tensor, kept: Tensor) -> Outputs:
         if hasattr(self._student, "segmentor_outputs"):
@@ -34,7 +62,7 @@ class SegmentorNetworks(Networks):
         return super().student_tokens(image, kept)
 
     def features(self, module: nn.Module, image: Tensor) -> Sequence[Tensor]:
-        return backbone_features(module, image)
+        return backbone_features(module, image, self.finest_stride)
 
     def logits(self, module: nn.Module, image: Tensor) -> Tensor:
         return teacher_logits(module, image)
@@ -71,21 +99,28 @@ def crop(map_bhw: Tensor, region: Region | None) -> Tensor:
     return map_bhw[..., top:bottom, left:right]
 
 
-def segmentor_outputs(model: Any, image_bchw: Tensor) -> Outputs:
+def segmentor_outputs(
+    model: Any, image_bchw: Tensor, samples: Sequence[Any] | None = None, finest_stride: int = FINEST_STRIDE
+) -> Outputs:
     """Runs a segmentor for training and returns what the losses need, on the graph.
 
     ``model`` is an mmsegmentation ``EncoderDecoder``, ``CascadeEncoderDecoder`` or ``HRDAEncoderDecoder``. Auxiliary
-    heads and stages of a cascade come after the main head, each with the weight of its configured loss.
-    Raises ValueError for heads whose configured loss is not a plain cross-entropy (the step could not honour it) and
-    TypeError for heads that do not give one map of logits (point or query based heads).
+    heads and stages of a cascade come after the main head, each with the weight of its configured loss. If one of them
+    has another loss than the plain cross entropy, the main map is the only head, and the model's own loss comes along.
+    Raises TypeError for heads that do not give a map of logits (point or mask based heads).
     """
     custom = getattr(model, "segmentor_outputs", None)
     if custom is not None:
         return custom(image_bchw)
     _check_encoder_decoder(model)
-    maps = encode(model, image_bchw)
-    heads = [Head(logits, None, weight) for _, logits, weight in _decode(model, maps.head)]
-    return Outputs(heads, maps.backbone)
+    maps = encode(model, image_bchw, finest_stride)
+    parts = _decode(model, maps.head)
+    size = (image_bchw.shape[2], image_bchw.shape[3])
+    if all(is_plain(part.head) and isinstance(part.output, Tensor) for part in parts):
+        heads = [Head(_aligned(part, size), None, plain_weight(part.head)) for part in parts]
+        return Outputs(heads, maps.backbone)
+    main = Head(_aligned(parts[0], size), None, main_weight(parts[0].head))
+    return OwnOutputs([main], maps.backbone, own_loss=partial(own_loss, model, parts, samples))
 
 
 def teacher_logits(model: Any, image_bchw: Tensor) -> Tensor:
@@ -94,42 +129,53 @@ def teacher_logits(model: Any, image_bchw: Tensor) -> Tensor:
     if custom is not None:
         return custom(image_bchw)
     _check_encoder_decoder(model)
-    _, logits, _ = _decode(model, encode(model, image_bchw).head, auxiliary=False)[0]
+    logits = main_map(_decode(model, encode(model, image_bchw).head, auxiliary=False)[0])
     return resize(logits, image_bchw.shape[2:], mode="bilinear", align_corners=model.align_corners)
 
 
-def backbone_features(model: Any, image_bchw: Tensor) -> list[Tensor]:
+def backbone_features(model: Any, image_bchw: Tensor, finest_stride: int = FINEST_STRIDE) -> list[Tensor]:
     """Encoder maps of the image, finest first; HRDA gives those of its feature scale (0.5: half the image's size)."""
     custom = getattr(model, "backbone_features", None)
-    return encode(model, image_bchw).backbone if custom is None else custom(image_bchw)
+    if custom is not None:
+        return custom(image_bchw)
+    return encoder_maps(model.backbone, model.backbone(image_bchw), image_bchw, finest_stride)
 
 
 class Maps(NamedTuple):
-    """Encoder maps, and what the decode head gets: the same, or what the neck makes of them."""
+    """Encoder maps, and what the decode head gets: all that the encoder returned, or what the neck makes of it."""
 
     backbone: list[Tensor]
-    head: list[Tensor]
+    head: Any
 
 
-def encode(model: Any, image_bchw: Tensor) -> Maps:
+def encode(model: Any, image_bchw: Tensor, finest_stride: int = FINEST_STRIDE) -> Maps:
     """Runs encoder and neck. The losses on features use the encoder's maps: a neck has no ImageNet weights."""
-    maps = model.backbone(image_bchw)
-    return Maps(list(maps), list(model.neck(maps) if model.with_neck else maps))
+    returned = model.backbone(image_bchw)
+    given = model.neck(returned) if model.with_neck else returned
+    maps = encoder_maps(model.backbone, returned, image_bchw, finest_stride)
+    return Maps(maps, list(given) if isinstance(given, (list, tuple)) else given)
 
 
-def loss_weight(head: Any, name: str) -> float:
-    """Weight of a head's configured loss, which must be the plain cross-entropy that the step computes itself."""
-    losses: list[Any] = list(head.loss_decode) if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
-    for loss in losses:
-        plain = isinstance(loss, CrossEntropyLoss) and not loss.use_sigmoid and not loss.use_mask
-        if not plain or loss.class_weight is not None:
-            raise ValueError(
-                f"{name}: the training step computes a plain cross-entropy; loss_decode must be "
-                f"dict(type='CrossEntropyLoss') without sigmoid and class weights, got {type(loss).__name__}"
-            )
-    if getattr(head, "sampler", None) is not None:
-        raise ValueError(f"{name}: pixel samplers (OHEM) are not supported, remove `sampler` from the head")
-    return float(sum(loss.loss_weight for loss in losses))
+def encoder_maps(backbone: nn.Module, returned: Any, image_bchw: Tensor, finest_stride: int) -> list[Tensor]:
+    """The maps (B, D, h, w) among what an encoder returned, finest first, the same in training and evaluation."""
+    items = list(returned) if isinstance(returned, (list, tuple)) else [returned]
+    place = next((PREDICTING[kind.__name__] for kind in type(backbone).__mro__ if kind.__name__ in PREDICTING), None)
+    if place is not None and len(items) > 1:
+        items = items[place : place + 1]
+    # Vision transformers may return [map, class token].
+    firsts = [item[0] if isinstance(item, (list, tuple)) else item for item in items]
+    maps = [item for item in firsts if isinstance(item, Tensor) and item.dim() == 4]
+    maps = sorted(maps, key=lambda m: -m.shape[2])
+    coarse = [m for m in maps if image_bchw.shape[2] / m.shape[2] > finest_stride - 1 or m.shape[2] == 1]
+    return coarse or maps[-1:]
+
+
+def _aligned(part: Part, size: tuple[int, int]) -> Tensor:
+    """The main map; at the image's size where the head resizes with aligned corners, which the loss does not."""
+    logits = main_map(part)
+    if not getattr(part.head, "align_corners", False):
+        return logits
+    return resize(logits, size, mode="bilinear", align_corners=True)
 
 
 def _check_encoder_decoder(model: nn.Module) -> None:
@@ -141,34 +187,24 @@ def _check_encoder_decoder(model: nn.Module) -> None:
         )
 
 
-def _decode(model: Any, features: list[Tensor], auxiliary: bool = True) -> list[tuple[str, Tensor, float]]:
-    """(name, logits, loss weight) of the main head, then, where asked for, of all other heads."""
-    outputs: list[tuple[str, Tensor, float]] = []
+def _decode(model: Any, features: Any, auxiliary: bool = True) -> list[Part]:
+    """The main head, then, where asked for, all other heads, with what they returned."""
+    parts: list[Part] = []
     if isinstance(model.decode_head, nn.ModuleList):
-        logits: Tensor | None = None
         for i, head in enumerate(model.decode_head):
-            name = f"decode_{i}"
-            logits = _logits(head, name, *((features,) if logits is None else (features, logits)))
-            outputs.insert(0, (name, logits, loss_weight(head, name) if auxiliary else 0.0))
+            parts.insert(0, _run(head, f"decode_{i}", features, *(part.output for part in parts[:1])))
     else:
-        head = model.decode_head
-        outputs.append(("decode", _logits(head, "decode", features), loss_weight(head, "decode") if auxiliary else 0.0))
+        parts.append(_run(model.decode_head, "decode", features))
     if auxiliary and getattr(model, "with_auxiliary_head", False):
         heads = model.auxiliary_head
         several = isinstance(heads, nn.ModuleList)
-        for i, head in enumerate(heads if several else [heads]):
-            name = f"aux_{i}" if several else "aux"
-            outputs.append((name, _logits(head, name, features), loss_weight(head, name)))
-    return outputs
+        parts += [
+            _run(head, f"aux_{i}" if several else "aux", features)
+            for i, head in enumerate(heads if several else [heads])
+        ]
+    return parts
 
 
-def _logits(head: nn.Module, name: str, *inputs: Any) -> Tensor:
-    if type(head).__name__ in ("PointHead", "Mask2FormerHead", "MaskFormerHead"):
-        raise TypeError(f"{name}: {type(head).__name__} gives no map of logits, choose a dense decode head")
-    logits = head(*inputs)
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 4:
-        raise TypeError(
-            f"{name}: expected {type(head).__name__} to return one tensor of logits (B, C, H, W), "
-            f"got {type(logits).__name__}"
-        )
-    return logits
+def _run(head: nn.Module, name: str, *inputs: Any) -> Part:
+    check_head(name, head)
+    return Part(name, head, head(*inputs))

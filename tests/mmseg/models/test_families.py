@@ -1,0 +1,97 @@
+"""One config of each family of mmsegmentation, as it is shipped but for its widths, through a whole iteration."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmseg")
+
+from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmseg.datasets.transforms import GenerateEdge
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules
+from torch import Tensor
+
+import pipa.mmseg  # noqa: F401  (registers)
+from mmseg_families import CLASSES, FAMILIES, SIDE, small
+from pipa import PipaStep
+
+pytestmark = pytest.mark.slow
+
+TERMS: dict[str, Any] = {
+    "num_classes": CLASSES,
+    "threshold": 0.0,
+    "pixel_dim": 8,
+    "patch_dim": 8,
+    "projection_hidden": 8,
+    "pixel_max_anchors": 64,
+    "pixel_max_per_class": 16,
+    "patch_warmup": 0,
+    "patch_size": [SIDE, SIDE],
+    "patch_iou": [0.0, 1.0],
+    "mask_weight": 1.0,
+    "mask_block": 16,
+    "feature_distance_min_ratio": 0.1,
+}
+
+
+def samples(label: Tensor) -> list[Any]:
+    """Label and edges, as a pipeline with GenerateEdge packs them."""
+    found = []
+    for one in label:
+        made = GenerateEdge(edge_width=4).transform(
+            {"img_shape": one.shape, "gt_seg_map": one.numpy().astype(np.uint8)}
+        )
+        edges = torch.from_numpy(made["gt_edge_map"])[None].long()
+        found.append(SegDataSample(gt_sem_seg=PixelData(data=one[None]), gt_edge_map=PixelData(data=edges)))
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_trains_with_its_own_losses(name: str) -> None:
+    """The source term is what mmsegmentation trains; every term reaches the encoder; the teacher is quiet."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    register_all_modules(init_default_scope=True)
+    torch.manual_seed(0)
+    model = MODELS.build(ConfigDict(small(name))).train()
+    source, target = torch.randn(2, 2, 3, SIDE, SIDE)
+    label = torch.randint(0, CLASSES, (2, SIDE // 8, SIDE // 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    label[:, :9, :20] = 255
+    twin = copy.deepcopy(model)
+    expected, _ = twin.parse_losses(twin.loss(source, samples(label)))
+
+    imagenet = copy.deepcopy(model).requires_grad_(False)
+    with torch.no_grad():
+        for p in imagenet.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    step = PipaStep(model, imagenet=imagenet, **TERMS)
+    step.networks.samples = samples(label)
+    encoder = [p for p in model.backbone.parameters() if p.requires_grad]
+
+    def norm(loss: Tensor) -> Tensor:
+        grads = torch.autograd.grad(loss, encoder, retain_graph=True, allow_unused=True)
+        return torch.stack([g.norm() for g in grads if g is not None] or [torch.zeros(())]).norm()
+
+    step.networks.gradient_norm = norm  # type: ignore[method-assign]
+    log = step(source, label, target, log_gradients=True)
+    assert float(log["loss_source"]) == pytest.approx(float(expected.detach()), rel=1e-4)
+    for term in ("source", "pixel", "feature_distance", "mix", "patch", "mask"):
+        assert torch.isfinite(log[f"loss_{term}"])
+        assert float(log[f"grad_norm_{term}"]) > 0, term
+    for teacher in (step.networks.teacher, step.networks.teacher_features):
+        one, two = teacher(target), teacher(target)
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    predicted = step.networks.teacher(target)
+    assert predicted.shape == (2, CLASSES, SIDE, SIDE)
+    maps = step.networks.student_features(source)
+    step.teacher.eval()
+    assert [m.shape for m in maps] == [m.shape for m in step.networks.features(step.teacher, source)]
