@@ -61,7 +61,9 @@ def test_an_adapter_of_ones_own() -> None:
 
             return OwnOutputs(heads, maps, detail, own_loss=own_loss)
 
-    log = PipaStep(student, adapter=Spied, **{**OFF, "mix_weight": 1.0, "mask_weight": 1.0})(image, label, image)
+    log = PipaStep(student, adapter=Spied, **{**OFF, "mix_weight": 1.0, "mask_weight": 1.0, "threshold": 0.0})(
+        image, label, image
+    )
     assert len(seen) == 1
     assert torch.equal(seen[0], label)
     assert min(float(log[f"loss_{term}"]) for term in ("pixel", "mix", "mask")) > 0

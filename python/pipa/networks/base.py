@@ -267,7 +267,8 @@ class Networks:
         Those that the student does not train and the teacher has alike are left out: averaging them would cost time and
         a rounding error for each iteration.
         """
-        theirs, ours = list(self._teacher.parameters()), self._student_parameters()
+        theirs: list[Tensor] = list(self._teacher.parameters())
+        ours = self._student_parameters()
         if len(theirs) != len(ours):
             return theirs, ours  # the average refuses them, with both numbers
         pairs = list(zip(theirs, ours, strict=True))

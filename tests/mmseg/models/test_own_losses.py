@@ -90,10 +90,8 @@ CASES: dict[str, Any] = {
     "lovasz beside cross entropy": head(
         loss_decode=[CE, {"type": "LovaszLoss", "per_image": True, "reduction": "mean"}]
     ),
-    "focal": head(loss_decode={"type": "FocalLoss"}),
     "hard pixels": head(sampler={"type": "OHEMPixelSampler", "thresh": 0.7, "min_kept": 100}),
     "hardest pixels": head(sampler={"type": "OHEMPixelSampler", "min_kept": 100}),
-    "ohem": head(loss_decode={"type": "OhemCrossEntropy", "min_kept": 100}),
     "aligned corners": head(align_corners=True, loss_decode=[CE, DICE]),
 }
 
