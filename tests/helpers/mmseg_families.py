@@ -175,7 +175,11 @@ FAMILIES |= {
         ),
         "segformer": ("segformer_mit-b0_8xb2-160k_ade20k-512x512.py", 8, {}),
         "segmenter": ("segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py", 8, SQUARE),
-        "segnext": ("segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py", 8, {}),
+        "segnext": (  # drawn anew for each image, the bases are noise in evaluation mode too
+            "segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py",
+            8,
+            {"decode_head": {"ham_kwargs": {"rand_init": False}}},
+        ),
         "setr": ("setr_vit-l_pup_8xb2-160k_ade20k-512x512.py", 8, SQUARE),
         "stdc": ("stdc1_4xb12-80k_cityscapes-512x1024.py", 8, {}),
         "swin": ("swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py", 8, {}),

@@ -84,6 +84,7 @@ def sizes(module: nn.Module) -> list[tuple[int, int]]:
     """Image sizes to try: the usual ones, and the one that the network itself names."""
     own = [getattr(getattr(m, "config", None), "image_size", None) for m in module.modules()]
     own += [getattr(getattr(m, "patch_embed", None), "img_size", None) for m in module.modules()]
+    own += [getattr(m, "img_size", None) for m in module.modules()]
     pairs = [(n, n) if isinstance(n, int) else tuple(n) for n in own if isinstance(n, (int, tuple, list))]
     return [*SIZES, *(p for p in dict.fromkeys(pairs) if len(p) == 2 and p not in SIZES)]
 
@@ -98,19 +99,25 @@ def cells_of(networks: Networks, module: nn.Module, patch: tuple[int, int], stri
         ValueError: the encoder refuses such a patch.
     """
     period = math.lcm(32, *strides)
-    small = [n if n < 2 * period else period + n % period for n in patch]
-    try:
-        maps = blank_maps(networks, module, (small[0], small[1]))
-    except REFUSALS as error:
+    small = tuple(n if n < 2 * period else period + n % period for n in patch)
+    maps: list[Tensor] = []
+    failed: Exception | None = None
+    for size in dict.fromkeys([small, patch]):  # an encoder may take one size only
+        try:
+            maps = blank_maps(networks, module, (size[0], size[1]))
+            break
+        except REFUSALS as error:
+            failed = failed or error
+    if not maps:
         stride = max(strides)
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = str(failed).splitlines()[0] if str(failed) else type(failed).__name__
         raise ValueError(
             f"patch_size {list(patch)}: the encoder takes no such image ({first}); choose a multiple of its stride, "
             f"{stride}, for example {[max(n // stride, 1) * stride for n in patch]}"
-        ) from error
+        ) from failed
     rows, columns = maps[0].shape[2:]
     fine = strides[0]
-    return rows + (patch[0] - small[0]) // fine, columns + (patch[1] - small[1]) // fine
+    return rows + (patch[0] - size[0]) // fine, columns + (patch[1] - size[1]) // fine
 
 
 def blank_maps(networks: Networks, module: nn.Module, size: tuple[int, int]) -> list[Tensor]:
