@@ -73,7 +73,7 @@ def test_memory_does_not_grow_with_the_number_of_windows(many_classes: Path) -> 
     """36 windows, then 441 of the same picture: logits that are kept of each would be 2.6 GB."""
     few, many = measured(many_classes, 128, [(768, 768, 128), (768, 768, 32)])
     assert few < 2**28
-    assert many < 2**25
+    assert many < 2**27
 
 
 def test_a_picture_costs_bytes_per_pixel_not_classes(many_classes: Path) -> None:
