@@ -7,11 +7,16 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH_USE_PYTORCH");
     let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default();
 
-    // libtorch registers its CPU kernels from static initialisers: the linker must not drop it as unused.
-    println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
+    // Apple's linker keeps every library it is given and has another word for "beside this file".
+    let apple = std::env::var("CARGO_CFG_TARGET_VENDOR").as_deref() == Ok("apple");
+    let here = if apple { "@loader_path" } else { "$ORIGIN" };
+    if !apple {
+        // libtorch registers its CPU kernels from static initialisers: the linker must not drop it as unused.
+        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
+    }
     if std::env::var_os("CARGO_FEATURE_EXTENSION_MODULE").is_some() {
         // Installed: site-packages/pipa/_core.abi3.so beside site-packages/torch/lib. The wheel bundles no libtorch.
-        println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../torch/lib");
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{here}/../torch/lib");
     } else {
         // Test binaries run from target/, so they take the directory that was built against.
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
