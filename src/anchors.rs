@@ -15,6 +15,7 @@ use crate::host::fused;
 use crate::host::slice::view;
 use crate::rng::Rng;
 use crate::shape::{check_device, check_integer, check_rank, check_size};
+use crate::transfer::to_device;
 use tch::{Device, Kind, Tensor};
 
 /// Settings of the choice.
@@ -44,7 +45,7 @@ impl AnchorSampler {
     pub fn draw(&self, label_bhw: &Tensor, prediction_bhw: Option<&Tensor>, rng: &mut Rng) -> Result<Anchors> {
         let pixels: i64 = label_bhw.size().iter().product();
         let draws: Vec<f32> = (0..pixels).map(|_| rng.uniform(0.0, 1.0) as f32).collect();
-        let priority_p = Tensor::f_from_slice(&draws)?.f_to_device_(label_bhw.device(), Kind::Float, true, false)?;
+        let priority_p = to_device(&Tensor::f_from_slice(&draws)?, label_bhw.device(), Kind::Float)?;
         self.choose(label_bhw, prediction_bhw, &priority_p.f_view(label_bhw.size().as_slice())?)
     }
 

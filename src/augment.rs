@@ -11,6 +11,7 @@ use crate::host;
 use crate::host::slice::{output, view};
 use crate::rng::Rng;
 use crate::shape::{check_float, check_rank};
+use crate::transfer::to_device;
 use tch::{Kind, Tensor};
 
 /// What happens to one image. None: not applied.
@@ -109,8 +110,7 @@ impl StrongAugment {
         let kind = image.f_kind()?;
         let wide = if kind == Kind::Double { kind } else { Kind::Float };
         let column = |values: &[f64]| -> Result<Tensor> {
-            let values = Tensor::f_from_slice(values)?.f_to_kind(wide)?.f_view([1, -1, 1, 1])?;
-            Ok(values.f_to_device_(image.device(), wide, true, false)?)
+            to_device(&Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1])?, image.device(), wide)
         };
         let (mean, std) = (column(&self.mean)?, column(&self.std)?);
         let mut x = image.f_to_kind(wide)?.f_mul(&std)?.f_add(&mean)?.f_div_scalar(255.0)?;

@@ -8,6 +8,7 @@
 //! - `pseudo_label`, `mix`, `augment`, `masking`, `teacher`: the target side of an iteration
 //! - `host`: kernels on host memory, counting, label files, `loader/`
 //! - `toy`: the embedded domain pair
+//! - `transfer`: values of the host on their way to an accelerator
 //! - `resize`: bilinear resizing, deterministic where asked for
 //! - `surrogate`: hangs gradients computed by hand on the autograd graph
 //! - `choice`, `rng`, `shape`, `error`: words that users choose by, random numbers, argument checks, the one error type
@@ -32,6 +33,7 @@ pub mod step;
 pub mod surrogate;
 pub mod teacher;
 pub mod toy;
+pub mod transfer;
 
 #[cfg(feature = "python")]
 mod python;

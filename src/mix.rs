@@ -7,6 +7,7 @@ use crate::host::slice::{check_ids, labels, output, output_bits, view, view_bits
 use crate::host::{self, pool};
 use crate::rng::Rng;
 use crate::shape::{check_device, check_integer, check_rank};
+use crate::transfer::to_device;
 use crate::with_labels;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
@@ -141,7 +142,7 @@ fn mask_ops(label_b1hw: &Tensor, classes_per_image: &[Vec<i64>]) -> Result<Tenso
     let mask = Tensor::f_zeros(label_b1hw.size(), (Kind::Int64, label_b1hw.device()))?;
     for (i, ids) in classes_per_image.iter().enumerate() {
         let label = label_b1hw.f_select(0, i as i64)?.f_to_kind(Kind::Int64)?;
-        let ids = Tensor::f_from_slice(ids)?.f_to_device_(label.device(), Kind::Int64, true, false)?;
+        let ids = to_device(&Tensor::f_from_slice(ids)?, label.device(), Kind::Int64)?;
         mask.f_select(0, i as i64)?.f_copy_(&Tensor::f_isin(&label, &ids, false, false)?)?;
     }
     Ok(mask)
@@ -164,8 +165,8 @@ pub fn draw_class_mask(
     check_label(label_b1hw, num_classes)?;
     let (size, device, width) = (label_b1hw.size(), label_b1hw.device(), num_classes + 1);
     let scores = Tensor::f_from_slice(&scores(group, size[0], num_classes, rng))?.f_view([size[0], width])?;
-    let scores = scores.f_to_device_(device, Kind::Float, true, false)?;
-    let label = label_b1hw.f_to_kind(Kind::Int64)?.f_view([size[0], -1])?;
+    let scores = to_device(&scores, device, Kind::Float)?;
+    let label = label_b1hw.f_to_kind(Kind::Int64)?.f_reshape([size[0], -1])?;
     let inside = label.f_ge(0)?.f_logical_and(&label.f_lt(num_classes)?)?;
     let column = label.f_where_scalarother(&inside, num_classes)?;
     let mut present = Tensor::f_zeros([size[0], width], (Kind::Float, device))?.f_scatter_value(1, &column, 1.0)?;

@@ -55,7 +55,7 @@ fn update_ops(teacher: &Tensor, student: &Tensor, alpha: f64) -> Result<()> {
     // Towards the host it waits: without, the values would be read before they are there.
     let go_on = teacher.device() != Device::Cpu;
     let student = student.f_to_device_(teacher.device(), teacher.f_kind()?, go_on, false)?;
-    let _ = teacher.f_mul_scalar_(alpha)?.f_add_(&student.f_mul_scalar(1.0 - alpha)?)?;
+    let _ = teacher.f_lerp_(&student, 1.0 - alpha)?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::host::slice::{output, view};
 use crate::host::{self, pool};
 use crate::shape::{check_float, check_rank};
+use crate::transfer::to_device;
 use multiversion::multiversion;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
@@ -43,19 +44,28 @@ fn taps(sigma: f64, size: i64) -> Vec<f64> {
 
 /// The taps without outer ones that together weigh less than 1e-8: below f32's resolution of the result, and at
 /// sigma 1 a kernel of 103 taps becomes one of 13.
-fn short_taps(sigma: f64, size: i64) -> Vec<f32> {
+fn short_taps(sigma: f64, size: i64) -> Vec<f64> {
     let all = taps(sigma, size);
     let (mut first, mut dropped) = (0, 0.0);
     while first < all.len() / 2 && dropped + 2.0 * all[first] < 1e-8 {
         dropped += 2.0 * all[first];
         first += 1;
     }
-    all[first..all.len() - first].iter().map(|&w| w as f32).collect()
+    all[first..all.len() - first].to_vec()
+}
+
+/// The taps that count in the dtype of the computation.
+fn taps_of(sigma: f64, size: i64, kind: Kind) -> Vec<f64> {
+    if kind == Kind::Double {
+        taps(sigma, size)
+    } else {
+        short_taps(sigma, size)
+    }
 }
 
 /// Gaussian blur of each channel of [B,C,H,W] with a `kernel` (height, width) of odd sizes and a reflected border (the
-/// edge pixel is not repeated). New tensor, same dtype; half precision is computed in f32. On the host in f32, taps that
-/// together weigh less than 1e-8 are left out.
+/// edge pixel is not repeated). New tensor, same dtype; half precision is computed in f32. Taps that together weigh less
+/// than 1e-8 are left out, except in f64.
 pub fn gaussian_blur(image_bchw: &Tensor, sigma: f64, kernel: (i64, i64)) -> Result<Tensor> {
     check_rank(image_bchw, 4, "img_bchw", "[B,C,H,W]")?;
     check_float(image_bchw, "img_bchw")?;
@@ -74,14 +84,14 @@ pub fn gaussian_blur(image_bchw: &Tensor, sigma: f64, kernel: (i64, i64)) -> Res
 pub(super) fn blur_ops(image: &Tensor, sigma: f64, kernel: (i64, i64)) -> Result<Tensor> {
     let (kind, size) = (image.f_kind()?, image.size());
     let wide = if kind == Kind::Double { kind } else { Kind::Float };
-    let line = |n: i64, shape: [i64; 4]| -> Result<Tensor> {
-        let weights = Tensor::f_from_slice(&taps(sigma, n))?.f_to_kind(wide)?.f_view(shape)?;
-        Ok(weights.f_to_device_(image.device(), wide, true, false)?)
+    let line = |taps: &[f64], shape: [i64; 4]| -> Result<Tensor> {
+        to_device(&Tensor::f_from_slice(taps)?.f_view(shape)?, image.device(), wide)
     };
-    let (ry, rx) = (kernel.0 / 2, kernel.1 / 2);
+    let (vertical, horizontal) = (taps_of(sigma, kernel.0, wide), taps_of(sigma, kernel.1, wide));
+    let (ry, rx) = (vertical.len() as i64 / 2, horizontal.len() as i64 / 2);
     let planes = image.f_to_kind(wide)?.f_reshape([-1, 1, size[2], size[3]])?.f_reflection_pad2d([rx, rx, ry, ry])?;
-    let columns = planes.f_conv2d::<Tensor>(&line(kernel.0, [1, 1, -1, 1])?, None, [1, 1], [0, 0], [1, 1], 1)?;
-    let both = columns.f_conv2d::<Tensor>(&line(kernel.1, [1, 1, 1, -1])?, None, [1, 1], [0, 0], [1, 1], 1)?;
+    let columns = planes.f_conv2d::<Tensor>(&line(&vertical, [1, 1, -1, 1])?, None, [1, 1], [0, 0], [1, 1], 1)?;
+    let both = columns.f_conv2d::<Tensor>(&line(&horizontal, [1, 1, 1, -1])?, None, [1, 1], [0, 0], [1, 1], 1)?;
     Ok(both.f_reshape(&size)?.f_to_kind(kind)?)
 }
 
@@ -92,7 +102,8 @@ const STRIP: usize = 64;
 
 /// All planes of `image` into `out`.
 pub(super) fn blur_host(image: &[f32], out: &mut [f32], height: usize, width: usize, sigma: f64, kernel: (i64, i64)) {
-    let (vertical, horizontal) = (short_taps(sigma, kernel.0), short_taps(sigma, kernel.1));
+    let narrow = |size: i64| -> Vec<f32> { short_taps(sigma, size).into_iter().map(|w| w as f32).collect() };
+    let (vertical, horizontal) = (narrow(kernel.0), narrow(kernel.1));
     let pixels = height * width;
     pool::run(|| {
         out.par_chunks_mut(pixels).zip(image.par_chunks(pixels)).for_each(|(out, plane)| {
@@ -189,7 +200,7 @@ mod tests {
     fn left_out_taps_weigh_nothing() {
         let short = short_taps(1.0, 103);
         assert!(short.len() < 16 && short.len() % 2 == 1, "{}", short.len());
-        assert!((short.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        assert!((short.iter().sum::<f64>() - 1.0).abs() < 1e-6);
         assert_eq!(short_taps(20.0, 7).len(), 7);
     }
 }

@@ -11,6 +11,7 @@ use crate::group::Group;
 use crate::rng::Rng;
 use crate::shape::{check_device, check_float, check_integer, check_rank};
 use crate::surrogate::compute_kind;
+use crate::transfer::to_device;
 use tch::{Device, Kind, Tensor};
 
 choices! {
@@ -131,7 +132,7 @@ pub fn nearest(map_bhw: &Tensor, height: i64, width: i64) -> Result<Tensor> {
             let scale = from as f32 / to as f32;
             let source: Vec<i64> = (0..to).map(|i| ((i as f32 * scale) as i64).min(from - 1)).collect();
             // Not blocking: an accelerator takes the list when it gets there, the host goes on.
-            let source = Tensor::f_from_slice(&source)?.f_to_device_(map_bhw.device(), Kind::Int64, true, false)?;
+            let source = to_device(&Tensor::f_from_slice(&source)?, map_bhw.device(), Kind::Int64)?;
             map_bhw = map_bhw.f_index_select(dim, &source)?;
         }
     }

@@ -178,14 +178,29 @@ fn loss_of(
 ///
 /// A gather instead of libtorch's loss: that has no deterministic form on a GPU, and there an id outside the classes stops
 /// the whole process. Here such a pixel is NaN, which the check for losses that are not finite finds.
-fn per_pixel(full: &Tensor, label: &Tensor, ignore_index: i64) -> Result<Tensor> {
-    let id = label.f_to_kind(Kind::Int64)?;
-    let ignored = id.f_eq(ignore_index)?;
-    let inside = id.f_ge(0)?.f_logical_and(&id.f_lt(full.size()[1])?)?;
-    let at = id.f_masked_fill(&inside.f_logical_not()?.f_logical_or(&ignored)?, 0)?.f_unsqueeze(1)?;
-    let loss = full.f_log_softmax(1, full.f_kind()?)?.f_gather(1, &at, false)?.f_squeeze_dim(1)?.f_neg()?;
-    let stray = inside.f_logical_or(&ignored)?.f_logical_not()?;
-    Ok(loss.f_masked_fill(&ignored, 0.0)?.f_masked_fill(&stray, f64::NAN)?)
+pub(super) fn per_pixel(full: &Tensor, label: &Tensor, ignore_index: i64) -> Result<Tensor> {
+    let place = Places::new(label, full.size()[1], ignore_index)?;
+    let loss = full.f_log_softmax(1, full.f_kind()?)?.f_gather(1, &place.at.f_unsqueeze(1)?, false)?;
+    Ok(loss.f_squeeze_dim(1)?.f_neg()?.f_masked_fill(&place.ignored, 0.0)?.f_masked_fill(&place.stray, f64::NAN)?)
+}
+
+/// Labels as places that can always be gathered from.
+pub(super) struct Places {
+    /// int64: the class, 0 where it is none.
+    pub at: Tensor,
+    /// bool: the ignored id, and any other id that is no class.
+    pub ignored: Tensor,
+    pub stray: Tensor,
+}
+
+impl Places {
+    pub fn new(label: &Tensor, classes: i64, ignore_index: i64) -> Result<Self> {
+        let id = label.f_to_kind(Kind::Int64)?;
+        let ignored = id.f_eq(ignore_index)?;
+        let inside = id.f_ge(0)?.f_logical_and(&id.f_lt(classes)?)?;
+        let at = id.f_masked_fill(&inside.f_logical_not()?.f_logical_or(&ignored)?, 0)?;
+        Ok(Self { at, stray: inside.f_logical_or(&ignored)?.f_logical_not()?, ignored })
+    }
 }
 
 fn accuracy_of(full: &Tensor, label: &Tensor, ignore_index: i64, average: Average) -> Result<Tensor> {

@@ -1,6 +1,7 @@
 //! Symmetric cross entropy (Wang et al., ICCV 2019; ProDA, section 3.1): cross entropy, which learns fast, plus reverse
 //! cross entropy, which wrong labels hurt less.
 
+use super::segmentation::per_pixel;
 use crate::error::{Error, Result};
 use crate::group::{count_labelled, part_of_mean, Group};
 use crate::host::fused;
@@ -12,7 +13,7 @@ use crate::shape::{check_float, check_rank};
 use crate::surrogate::{attach_dot, compute_kind, wants_grad};
 use crate::with_labels;
 use multiversion::multiversion;
-use tch::{Kind, Reduction, Tensor};
+use tch::{Kind, Tensor};
 
 /// Factors of the two terms, and what log 0 is replaced by.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +67,7 @@ impl SymmetricCrossEntropy {
     fn ops(&self, logits: &Tensor, label: &Tensor, weight: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
         let label = label.f_to_kind(Kind::Int64)?;
         let valid = label.f_ne(self.ignore_index)?;
-        let log_p = logits.f_to_kind(kind)?.f_log_softmax(1, kind)?;
-        let ce = log_p.f_nll_loss_nd::<Tensor>(&label, None, Reduction::None, self.ignore_index)?;
+        let ce = per_pixel(&logits.f_to_kind(kind)?, &label, self.ignore_index)?;
         // exp(-ce) is the label's probability.
         let reverse = ce.f_neg()?.f_exp()?.f_neg()?.f_add_scalar(1.0)?;
         let mut loss = ce.f_mul_scalar(self.ce)?.f_add(&reverse.f_mul_scalar(self.rce * self.steep())?)?;

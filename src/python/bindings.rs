@@ -1,6 +1,7 @@
 //! The one entry into native code: releases the GIL, maps errors and turns panics into exceptions; and the tensor
 //! wrapper that crosses it.
 
+use super::autocast;
 use crate::error::{Error, Result};
 use crate::resize::set_deterministic;
 use pyo3::create_exception;
@@ -50,11 +51,13 @@ impl From<PyErr> for Error {
     }
 }
 
-/// Runs `work` without the GIL. Errors become exceptions; a panic (a bug) becomes a RuntimeError that `except Exception`
+/// Runs `work` without the GIL and without autocast. Errors become exceptions; a panic (a bug) becomes a RuntimeError that `except Exception`
 /// catches, instead of pyo3's PanicException, which it does not.
 pub fn enter<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
     set_deterministic(deterministic(py)?);
+    let paused = autocast::pause(py)?;
     let outcome = py.allow_threads(|| catch_unwind(AssertUnwindSafe(work)));
+    paused.resume(py)?;
     match outcome {
         Ok(result) => result.map_err(PyErr::from),
         Err(payload) => {

@@ -1,5 +1,6 @@
 //! The only place that uses pyo3. Each submodule adds its functions to `pipa._core`.
 
+mod autocast;
 mod bindings;
 mod contrast;
 mod host;

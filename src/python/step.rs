@@ -1,5 +1,6 @@
 //! Bindings of the iteration: networks that are Python objects, and the step object.
 
+use super::autocast;
 use super::bindings::{enter, T};
 use crate::augment::{AugmentDraw, JitterDraw};
 use crate::error::{Error, Result};
@@ -38,26 +39,47 @@ impl PyNetworks {
         arguments: Vec<Tensor>,
         read: impl FnOnce(Bound<'_, PyAny>) -> PyResult<R>,
     ) -> Result<R> {
+        self.call_in(name, arguments, false, read)
+    }
+
+    fn call_in<R>(
+        &self,
+        name: &str,
+        arguments: Vec<Tensor>,
+        is_pass: bool,
+        read: impl FnOnce(Bound<'_, PyAny>) -> PyResult<R>,
+    ) -> Result<R> {
         Python::with_gil(|py| {
             let arguments = arguments.into_iter().map(|t| T(t).into_pyobject(py)).collect::<PyResult<Vec<_>>>()?;
-            let value = self.0.bind(py).call_method1(name, PyTuple::new(py, arguments)?)?;
-            read(value)
+            let arguments = PyTuple::new(py, arguments)?;
+            let call = || self.0.bind(py).call_method1(name, arguments);
+            read(if is_pass { autocast::as_caller(py, call)? } else { call()? })
         })
         .map_err(Error::from)
     }
 
+    /// A pass of a network, under the autocast that the step was called with.
+    fn pass<R>(
+        &self,
+        name: &str,
+        arguments: Vec<Tensor>,
+        read: impl FnOnce(Bound<'_, PyAny>) -> PyResult<R>,
+    ) -> Result<R> {
+        self.call_in(name, arguments, true, read)
+    }
+
     fn tensors(&self, name: &str, argument: &Tensor) -> Result<Vec<Tensor>> {
-        self.call(name, vec![argument.shallow_clone()], |value| {
+        self.pass(name, vec![argument.shallow_clone()], |value| {
             Ok(value.extract::<Vec<T>>()?.into_iter().map(|t| t.0).collect())
         })
     }
 
     fn tensor(&self, name: &str, argument: &Tensor) -> Result<Tensor> {
-        self.call(name, vec![argument.shallow_clone()], |value| Ok(value.extract::<T>()?.0))
+        self.pass(name, vec![argument.shallow_clone()], |value| Ok(value.extract::<T>()?.0))
     }
 
     fn embedding(&self, name: &str, features: &[Tensor]) -> Result<Tensor> {
-        self.call(name, features.iter().map(Tensor::shallow_clone).collect(), |value| Ok(value.extract::<T>()?.0))
+        self.pass(name, features.iter().map(Tensor::shallow_clone).collect(), |value| Ok(value.extract::<T>()?.0))
     }
 }
 
@@ -72,7 +94,7 @@ fn own_loss_of(function: Py<PyAny>) -> OwnLoss {
 impl Networks for PyNetworks {
     fn student(&mut self, image_bchw: &Tensor) -> Result<Output> {
         type Heads = Vec<(T, Option<Region>, f64)>;
-        self.call("student", vec![image_bchw.shallow_clone()], |value| {
+        self.pass("student", vec![image_bchw.shallow_clone()], |value| {
             let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Region)>)>()?;
             let own_loss = if value.hasattr("own_loss")? { value.getattr("own_loss")?.extract()? } else { None };
             Ok(Output {
@@ -111,7 +133,7 @@ impl Networks for PyNetworks {
         self.call("backward", vec![loss.shallow_clone()], |_| Ok(()))
     }
     fn gradient_norm(&mut self, loss: &Tensor) -> Result<Tensor> {
-        self.tensor("gradient_norm", loss)
+        self.call("gradient_norm", vec![loss.shallow_clone()], |value| Ok(value.extract::<T>()?.0))
     }
     fn parameters(&mut self) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         self.call("parameters", vec![], |value| {

@@ -16,6 +16,7 @@ use crate::patches::PatchPair;
 use crate::resize::bilinear;
 use crate::rng::Rng;
 use crate::shape::check_rank;
+use crate::transfer::to_device;
 use tch::{no_grad, Kind, Tensor};
 
 impl Step {
@@ -147,7 +148,7 @@ impl Step {
             }
             let flat: Vec<f32> = uniform.iter().flatten().map(|&u| u as f32).collect();
             let uniform = Tensor::f_from_slice(&flat)?.f_reshape([-1, 1, rows, columns])?;
-            let uniform = uniform.f_to_device_(batch.target.device(), Kind::Float, true, false)?;
+            let uniform = to_device(&uniform, batch.target.device(), Kind::Float)?;
             let image = if draws.mask_augment.is_empty() {
                 batch.target.shallow_clone()
             } else {

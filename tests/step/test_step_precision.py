@@ -49,6 +49,17 @@ def watched(**settings: Any) -> Any:
     return step, make[0]
 
 
+def test_networks_run_under_the_callers_autocast_and_backward_passes_do_not() -> None:
+    step, networks = watched(prototype_labels=True, prototype_min_pixels=1)
+    for half in (False, True):
+        networks.seen.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            step(*small_batch(), log_gradients=True)
+            assert torch.is_autocast_enabled("cpu") is half
+        assert {name: networks.seen[name] for name in PASSES} == {name: {half} for name in PASSES}
+        assert networks.seen["backward"] == networks.seen["gradient_norm"] == {False}
+
+
 def test_an_error_of_a_network_leaves_autocast_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     step, networks = watched()
 
