@@ -43,10 +43,11 @@ def labels(device: str, size: int = SIDE) -> Tensor:
 
 
 def graded(x: Tensor, loss: Callable[[Tensor], Any]) -> list[Tensor]:
-    """Value and gradient."""
+    """Value and gradient; the backward pass runs without autocast, as torch advises."""
     x = x.requires_grad_()
     value = loss(x)
-    return [value.detach(), *torch.autograd.grad(value, x)]
+    with torch.autocast(x.device.type, enabled=False):
+        return [value.detach(), *torch.autograd.grad(value, x)]
 
 
 def augmented(device: str) -> list[Tensor]:
