@@ -67,7 +67,7 @@ def refused(name: str) -> Iterator[None]:
     """Inside, what torch says about a file it cannot read becomes one sentence with the file's name."""
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, FileNotFoundError):
         raise
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|Unsupported class|Unsupported global:)\s+([\w.]+\.[\w.]+)", str(error))

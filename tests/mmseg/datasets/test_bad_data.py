@@ -230,7 +230,8 @@ def test_unreadable_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("classes", "pattern"),
     [
-        (dict(klasses=["a"]), "non-empty list under 'classes'"),
+        (dict(klasses=["a"]), "unknown key 'klasses'; did you mean 'classes'"),
+        (dict(classes=[]), "non-empty list under 'classes'"),
         (dict(classes=["a", "a"]), "must differ"),
         (dict(classes=[dict(id=0, name="a"), dict(id=2, name="b")]), "without gaps"),
         (dict(classes=["a", "b"], colors=[[1, 2, 3]]), "a colour for each"),
