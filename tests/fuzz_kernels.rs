@@ -4,7 +4,7 @@
 use _core::augment::{color_jitter, gaussian_blur, AugmentDraw, JitterDraw, StrongAugment};
 use _core::group::SingleProcess;
 use _core::host::confusion::{class_counts, confusion_matrix};
-use _core::loss::feature_distance::{downscale_label, FeatureDistance};
+use _core::loss::feature_distance::{downscale_label, DistanceForm, FeatureDistance};
 use _core::loss::patch_gated::{patch_contrast_gated, Gate, View};
 use _core::loss::pixel_official::pixel_contrast_official;
 use _core::loss::segmentation::{accuracy, cross_entropy, Average};
@@ -160,7 +160,7 @@ proptest! {
             prop_assert_eq!(outside.any().int64_value(&[]), 0);
         }
         let (feat, other) = (build(&s, Kind::Float, &t, seed ^ 1), build(&s, Kind::Float, &t, seed ^ 2));
-        let settings = FeatureDistance { classes: some.then(|| vec![1, 2]), min_ratio: ratio, num_classes: classes, weight: 1.0, ignore_index: 255 };
+        let settings = FeatureDistance { form: DistanceForm::Euclidean, classes: some.then(|| vec![1, 2]), min_ratio: ratio, num_classes: classes, weight: 1.0, ignore_index: 255 };
         if let Ok(loss) = settings.forward(&SingleProcess, &feat, &other, &label) {
             prop_assert_eq!(loss.dim(), 0);
         }

@@ -43,6 +43,14 @@ exactly; the streaming kernel needs no pair matrix, but time grows with the squa
 """
 PatchSource = Literal["mixed", "target"]
 """``"mixed"``: The mixed image (the text of the paper). ``"target"``: The target image (the figure of the paper)."""
+DistanceForm = Literal["euclidean", "cosine"]
+"""``"euclidean"``: Euclidean norm of their difference (DAFormer). ``"cosine"``: 0.9 (1 - cosine) + 0.1 smooth L1,
+the mean over channels (foundation encoders; VFM-UDA++).
+"""
+MaskKind = Literal["pixels", "tokens"]
+"""``"pixels"``: Pixels of the image, which become its mean. ``"tokens"``: Patch embeddings of a transformer, which
+become its mask token: it sees no trace of what is hidden.
+"""
 
 
 class StepSettings(TypedDict, total=False):
@@ -74,6 +82,8 @@ class StepSettings(TypedDict, total=False):
     """Rows at the bottom, likewise (bonnet of the car). Released code: 120 for DAFormer. Default 0, >= 0, pixels."""
     label_network: LabelNetwork
     """Whose softmax the pseudo-labels are taken from. Default "teacher"."""
+    label_flip: bool
+    """The teacher's logits are the mean over the image and its mirror image: one more of its passes. Default False."""
     label_weight: LabelWeight
     """What a pseudo-label weighs. Default "share"."""
     mix_weight: float
@@ -177,17 +187,23 @@ class StepSettings(TypedDict, total=False):
     >= 0.
     """
     feature_distance_weight: float
-    """DAFormer's lambda; 0 switches it off. Of use only where the encoder starts from ImageNet weights. Default
-    0.005, >= 0.
+    """DAFormer's lambda; 0 switches it off; 0.1 with the cosine form (VFM-UDA++). Of use only where the encoder
+    starts from pretrained weights. Default 0.005, >= 0.
     """
+    feature_distance_form: DistanceForm
+    """How far features are from those of the encoder that the training started from. Default "euclidean"."""
+    feature_distance_target: bool
+    """Also on the target image, at all its positions: one more pass of student and frozen encoder. Default False."""
     feature_distance_classes: Sequence[int] | None
-    """Classes whose features stay near ImageNet's; None: all. The shipped configs name the ten thing classes of
-    Cityscapes. Default None, >= 0.
+    """On the source: classes whose features stay near ImageNet's; None: all. The shipped configs name the ten thing
+    classes of Cityscapes. Default None, >= 0.
     """
     feature_distance_min_ratio: float
     """A cell of the feature map counts if this share of it is one class. Default 0.75, [0, 1]."""
     mask_weight: float
     """Factor of MIC's term: off in PiPa, 1 in MIC. Default 0.0, >= 0."""
+    mask_kind: MaskKind
+    """What is hidden. Default "pixels"."""
     mask_block: int
     """Side of a masked block: what is hidden cannot be read off its neighbours. Default 64, >= 1, pixels."""
     mask_ratio: float

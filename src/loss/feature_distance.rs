@@ -1,5 +1,7 @@
-//! ImageNet feature distance of DAFormer: keeps the features of thing classes near those of the frozen ImageNet model.
+//! Distance of features to those of the frozen network they started from: DAFormer's, of thing classes to ImageNet's, and
+//! the cosine form for foundation encoders.
 
+use crate::choices;
 use crate::error::{Error, Result};
 use crate::group::{part_of_mean, Group};
 use crate::host::slice::{check_ids, labels, output, Id};
@@ -7,7 +9,7 @@ use crate::host::{self, pool};
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
 use crate::with_labels;
 use rayon::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 /// Most frequent class of each `scale` x `scale` cell of a label [B,1,H,W], as i64 [B,1,H/scale,W/scale] (remaining rows
 /// and columns are dropped). A cell whose most frequent class covers less than `min_ratio` of it, or is the ignored id,
@@ -114,9 +116,43 @@ fn most_frequent<'a, T: Id>(rows: impl Iterator<Item = &'a [T]>, counts: &mut [u
     (class as i64, count)
 }
 
+choices! {
+    /// How far the features of a position are from those of the frozen network.
+    pub enum DistanceForm {
+        /// Euclidean norm of their difference (DAFormer).
+        Euclidean = "euclidean",
+        /// 0.9 (1 - cosine) + 0.1 smooth L1, the mean over channels (foundation encoders; VFM-UDA++).
+        Cosine = "cosine",
+    }
+}
+
+impl DistanceForm {
+    /// Distance [B,h,w] of features [B,D,h,w] to `reference`, which gets no gradient; in f32 at least.
+    pub fn per_position(self, feat: &Tensor, reference: &Tensor) -> Result<Tensor> {
+        check_rank(feat, 4, "feat", "[B,D,H,W]")?;
+        check_float(feat, "feat")?;
+        check_float(reference, "feat_imagenet")?;
+        check_size(reference, &feat.size(), "feat_imagenet")?;
+        check_device(reference, "feat_imagenet", feat, "feat")?;
+        let wide = if feat.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
+        let (feat, reference) = (feat.f_to_kind(wide)?, reference.f_detach()?.f_to_kind(wide)?);
+        let difference = feat.f_sub(&reference)?;
+        match self {
+            Self::Euclidean => Ok(difference.f_norm_scalaropt_dim(2.0, [1], false)?),
+            Self::Cosine => {
+                let turned = Tensor::f_cosine_similarity(&feat, &reference, 1, 1e-8)?.f_neg()?.f_add_scalar(1.0)?;
+                let smooth = difference.f_smooth_l1_loss(&difference.f_zeros_like()?, Reduction::None, 1.0)?;
+                let smooth = smooth.f_mean_dim(1i64, false, wide)?;
+                Ok(turned.f_mul_scalar(0.9)?.f_add(&smooth.f_mul_scalar(0.1)?)?)
+            }
+        }
+    }
+}
+
 /// Settings. `classes`: positions whose downscaled label is one of these count (thing classes); None: all positions.
 #[derive(Clone, Debug)]
 pub struct FeatureDistance {
+    pub form: DistanceForm,
     pub classes: Option<Vec<i64>>,
     pub min_ratio: f64,
     pub num_classes: i64,
@@ -125,7 +161,7 @@ pub struct FeatureDistance {
 }
 
 impl FeatureDistance {
-    /// weight * mean over counted positions of |feat - feat_imagenet|, the Euclidean norm over channels; 0-dim.
+    /// weight * mean over counted positions of the distance to `feat_imagenet`; 0-dim.
     ///
     /// Features [B,D,h,w]; label [B,1,H,W], whose size over the features' is the (integer) scale of `downscale_label`.
     /// No counted position gives a 0 that keeps the graph (the released code gives NaN). Half precision is computed in
@@ -137,14 +173,8 @@ impl FeatureDistance {
         feat_imagenet: &Tensor,
         label_b1hw: &Tensor,
     ) -> Result<Tensor> {
-        check_rank(feat, 4, "feat", "[B,D,H,W]")?;
-        check_float(feat, "feat")?;
-        check_float(feat_imagenet, "feat_imagenet")?;
-        check_size(feat_imagenet, &feat.size(), "feat_imagenet")?;
-        check_device(feat_imagenet, "feat_imagenet", feat, "feat")?;
-        let wide = if feat.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
-        let difference = feat.f_to_kind(wide)?.f_sub(&feat_imagenet.f_detach()?.f_to_kind(wide)?)?;
-        let distance = difference.f_norm_scalaropt_dim(2.0, [1], false)?;
+        let distance = self.form.per_position(feat, feat_imagenet)?;
+        let wide = distance.f_kind()?;
         let Some(classes) = &self.classes else {
             let count = distance.numel().max(1) as f64;
             return Ok(distance.f_sum(wide)?.f_mul_scalar(self.weight / count)?);

@@ -6,7 +6,7 @@ use crate::augment::{self, AugmentDraw, AugmentRates, JitterDraw, StrongAugment}
 use crate::choice::Choice;
 use crate::group::SingleProcess;
 use crate::host::{self, confusion, depthwise as convolution};
-use crate::loss::feature_distance::{self, FeatureDistance};
+use crate::loss::feature_distance::{self, DistanceForm, FeatureDistance};
 use crate::loss::segmentation::{self, Average};
 use crate::masking;
 use crate::mix::{self, ClassScope};
@@ -201,9 +201,11 @@ fn feature_distance_loss(
     num_classes: i64,
     weight: f64,
     ignore_index: i64,
+    form: &str,
 ) -> PyResult<T> {
+    let form = DistanceForm::parse(form, "form")?;
     enter(py, move || {
-        let settings = FeatureDistance { classes, min_ratio, num_classes, weight, ignore_index };
+        let settings = FeatureDistance { form, classes, min_ratio, num_classes, weight, ignore_index };
         settings.forward(&SingleProcess, &feat.0, &feat_imagenet.0, &label.0).map(T)
     })
 }

@@ -78,6 +78,23 @@ impl PyNetworks {
         self.pass(name, vec![argument.shallow_clone()], |value| Ok(value.extract::<T>()?.0))
     }
 
+    fn output(&self, name: &str, arguments: Vec<Tensor>) -> Result<Output> {
+        type Heads = Vec<(T, Option<Region>, f64)>;
+        self.pass(name, arguments, |value| {
+            let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Region)>)>()?;
+            let own_loss = if value.hasattr("own_loss")? { value.getattr("own_loss")?.extract()? } else { None };
+            Ok(Output {
+                heads: heads
+                    .into_iter()
+                    .map(|(logits, region, weight)| Head { logits: logits.0, region: region.map(to_box), weight })
+                    .collect(),
+                features: features.into_iter().map(|t| t.0).collect(),
+                detail: detail.map(|(features, region)| (features.into_iter().map(|t| t.0).collect(), to_box(region))),
+                own_loss: own_loss.map(own_loss_of),
+            })
+        })
+    }
+
     fn embedding(&self, name: &str, features: &[Tensor]) -> Result<Tensor> {
         self.pass(name, features.iter().map(Tensor::shallow_clone).collect(), |value| Ok(value.extract::<T>()?.0))
     }
@@ -93,20 +110,10 @@ fn own_loss_of(function: Py<PyAny>) -> OwnLoss {
 
 impl Networks for PyNetworks {
     fn student(&mut self, image_bchw: &Tensor) -> Result<Output> {
-        type Heads = Vec<(T, Option<Region>, f64)>;
-        self.pass("student", vec![image_bchw.shallow_clone()], |value| {
-            let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Region)>)>()?;
-            let own_loss = if value.hasattr("own_loss")? { value.getattr("own_loss")?.extract()? } else { None };
-            Ok(Output {
-                heads: heads
-                    .into_iter()
-                    .map(|(logits, region, weight)| Head { logits: logits.0, region: region.map(to_box), weight })
-                    .collect(),
-                features: features.into_iter().map(|t| t.0).collect(),
-                detail: detail.map(|(features, region)| (features.into_iter().map(|t| t.0).collect(), to_box(region))),
-                own_loss: own_loss.map(own_loss_of),
-            })
-        })
+        self.output("student", vec![image_bchw.shallow_clone()])
+    }
+    fn student_tokens(&mut self, image_bchw: &Tensor, kept_b1hw: &Tensor) -> Result<Output> {
+        self.output("student_tokens", vec![image_bchw.shallow_clone(), kept_b1hw.shallow_clone()])
     }
     fn student_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>> {
         self.tensors("student_features", image_bchw)

@@ -45,7 +45,11 @@ impl Step {
 
     /// All passes over the weak view. No gradient.
     pub(super) fn weak(&self, networks: &mut dyn Networks, batch: &Batch) -> Result<Weak> {
-        let teacher = networks.teacher(&batch.target)?.f_detach()?;
+        let mut teacher = networks.teacher(&batch.target)?.f_detach()?;
+        if self.settings.label_flip {
+            let mirrored = networks.teacher(&batch.target.f_flip([3])?)?.f_detach()?.f_flip([3])?;
+            teacher = teacher.f_add(&mirrored)?.f_div_scalar(2.0)?;
+        }
         let initial = if self.uses_initial() { Some(networks.initial(&batch.target)?.f_detach()?) } else { None };
         let features = match self.uses_prototypes() {
             true => Some(self.prototype_map(&networks.teacher_features(&batch.target)?)?.f_detach()?),
@@ -223,12 +227,17 @@ pub(super) fn resized(logits: &Tensor, size: &[i64]) -> Result<Tensor> {
 }
 
 /// A mask [B,H,W] on the grid of `map` [B,*,h,w].
-fn on_grid(mask_bhw: Option<&Tensor>, map: &Tensor) -> Result<Option<Tensor>> {
+pub(super) fn on_grid(mask_bhw: Option<&Tensor>, map: &Tensor) -> Result<Option<Tensor>> {
     mask_bhw.map(|mask| nearest(mask, map.size()[2], map.size()[3])).transpose()
 }
 
 /// Mean over the valid pixels of all processes.
-fn mean_valid(group: &dyn Group, cost_bhw: &Tensor, valid_bhw: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
+pub(super) fn mean_valid(
+    group: &dyn Group,
+    cost_bhw: &Tensor,
+    valid_bhw: Option<&Tensor>,
+    kind: Kind,
+) -> Result<Tensor> {
     let Some(valid) = valid_bhw else { return Ok(cost_bhw.f_mean(kind)?) };
     let valid = valid.f_ne(0)?;
     let count = valid.f_sum(Kind::Int64)?;

@@ -156,7 +156,15 @@ impl Step {
     /// Whether any term looks at target images; without one this is source-only training.
     fn needs_target(&self) -> bool {
         let s = &self.settings;
-        s.mix_weight > 0.0 || s.mask_weight > 0.0 || s.patch_weight > 0.0 || self.target_pass_on()
+        s.mix_weight > 0.0
+            || s.mask_weight > 0.0
+            || s.patch_weight > 0.0
+            || self.distance_on_target()
+            || self.target_pass_on()
+    }
+
+    fn distance_on_target(&self) -> bool {
+        self.settings.feature_distance_target && self.settings.feature_distance_weight > 0.0
     }
 
     fn patch_on(&self) -> bool {
@@ -198,6 +206,7 @@ impl Step {
                 ));
             };
             let distance = FeatureDistance {
+                form: self.settings.feature_distance_form,
                 classes: self.settings.feature_distance_classes.clone(),
                 min_ratio: self.settings.feature_distance_min_ratio,
                 num_classes: self.settings.num_classes,

@@ -33,6 +33,8 @@ pub struct Output {
 pub trait Networks {
     /// Student in training mode, with gradient.
     fn student(&mut self, image_bchw: &Tensor) -> Result<Output>;
+    /// The student's pass over an image of which the patch embeddings are hidden where `kept` [B,1,H,W] is 0.
+    fn student_tokens(&mut self, image_bchw: &Tensor, kept_b1hw: &Tensor) -> Result<Output>;
     /// Backbone features of the student only, with gradient (the patch term needs no segmentation head).
     fn student_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
     /// Teacher logits [B,C,h,w], without gradient; dropout and drop-path are off.

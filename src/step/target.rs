@@ -1,11 +1,11 @@
 //! Target side of the iteration (steps 5-8 of docs/method.md) and MIC's masked consistency.
 
 use super::batch::Batch;
-use super::denoise::Weak;
+use super::denoise::{mean_valid, on_grid, Weak};
 use super::draws::{self, Draws, MixDraw};
 use super::log::Log;
 use super::networks::Networks;
-use super::settings::{LabelNetwork, PatchSource};
+use super::settings::{LabelNetwork, MaskKind, PatchSource};
 use super::{Mixed, Step};
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -58,6 +58,11 @@ impl Step {
         if let Some(uniform) = &draws.mask {
             let loss = self.masked_term(group, networks, batch, &mixed, uniform, draws)?;
             log.term(networks, "mask", &loss, self.iteration)?;
+            networks.backward(&loss)?;
+        }
+        if self.distance_on_target() {
+            let loss = self.target_distance(group, networks, batch)?;
+            log.term(networks, "feature_distance_target", &loss, self.iteration)?;
             networks.backward(&loss)?;
         }
         if self.target_pass_on() {
@@ -123,6 +128,20 @@ impl Step {
         Ok(loss.f_mul_scalar(self.settings.patch_weight)?)
     }
 
+    /// Distance of the student's deepest features of the target to those of the frozen encoder, at all valid positions.
+    fn target_distance(&self, group: &dyn Group, networks: &mut dyn Networks, batch: &Batch) -> Result<Tensor> {
+        let (features, reference) = (networks.student_features(&batch.target)?, networks.imagenet(&batch.target)?);
+        let (Some(feature), Some(reference)) = (features.last(), reference.last()) else {
+            return Err(Error::value(
+                "feature distance: the student or the frozen encoder returned no features; set feature_distance_weight to 0",
+            ));
+        };
+        let cost = self.settings.feature_distance_form.per_position(feature, reference)?;
+        let valid = on_grid(batch.valid_mask.as_ref(), feature)?;
+        let loss = mean_valid(group, &cost, valid.as_ref(), cost.f_kind()?)?;
+        Ok(loss.f_mul_scalar(self.settings.feature_distance_weight)?)
+    }
+
     /// Masked image consistency (MIC, CVPR 2023): the student sees the target with blocks removed.
     fn masked_term(
         &self,
@@ -134,7 +153,7 @@ impl Step {
         draws: &Draws,
     ) -> Result<Tensor> {
         let s = &self.settings;
-        let image = no_grad(|| -> Result<Tensor> {
+        let (image, mask) = no_grad(|| -> Result<(Tensor, Tensor)> {
             let (height, width) = (batch.target.size()[2], batch.target.size()[3]);
             let (rows, columns) = masking::mask_grid(height, width, s.mask_block)?;
             let cells = (rows * columns) as usize;
@@ -155,9 +174,13 @@ impl Step {
                 draws::strong_augment(s).apply(&batch.target, &draws.mask_augment)?
             };
             let mask = masking::block_mask(&uniform, s.mask_ratio, height, width)?;
-            Ok(image.f_mul(&mask.f_to_kind(image.kind())?)?)
+            let mask = mask.f_to_kind(image.kind())?;
+            Ok((image, mask))
         })?;
-        let output = networks.student(&image)?;
+        let output = match s.mask_kind {
+            MaskKind::Pixels => networks.student(&no_grad(|| image.f_mul(&mask))?)?,
+            MaskKind::Tokens => networks.student_tokens(&image, &mask)?,
+        };
         let (loss, _) = self.segmentation(group, &output, &mixed.pseudo_label, Some(&mixed.pseudo_weight))?;
         Ok(loss.f_mul_scalar(s.mask_weight)?)
     }

@@ -93,7 +93,8 @@ def compose(name: str) -> str:
     networks = _chain("networks", network, {})
     kinds = {key: value for piece in networks for key, value in piece.directives.items()}
     kinds.update({key: value for key, value in way.directives.items() if key in ("sampling", "schedule")})
-    methods = _chain("methods", method, {"self_training": kinds.get("self_training", "self_training")})
+    instead = {"self_training": kinds.get("self_training", "self_training")}
+    methods = _chain("methods", instead.get(method, method), instead)
     scale = kinds["pipelines"]
     pieces = [
         ("network", networks),
@@ -187,7 +188,8 @@ def _chain(kind: str, name: str, instead: dict[str, str]) -> list[Piece]:
     piece = _pieces(kind)[name]
     found: list[Piece] = []
     for below in piece.words("over"):
-        found += [part for part in _chain(kind, instead.get(below, below), instead) if part not in found]
+        other = instead.get(below, below)  # which may itself lie over what it replaces
+        found += [part for part in _chain(kind, below if other == name else other, instead) if part not in found]
     return [*found, piece]
 
 

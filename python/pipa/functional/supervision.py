@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipa import _core
-from pipa.settings import Average
+from pipa.settings import Average, DistanceForm
 
 
 def cross_entropy(
@@ -91,13 +91,15 @@ def feature_distance(
     num_classes: int,
     weight: float = 0.005,
     ignore_index: int = 255,
+    form: DistanceForm = "euclidean",
 ) -> Tensor:
-    """DAFormer's feature distance: ``weight * mean |feat - feat_imagenet|`` over positions of the given classes.
+    """Feature distance: ``weight`` times the mean distance to the frozen features over positions of the given classes.
 
     Args:
         feat, feat_imagenet: [B, D, H, W] floating point; the second gets no gradient.
         label_b1hw: [B, 1, sH, sW] integers, scaled down by :func:`downscale_label`.
         classes: positions of these classes count (thing classes); None: all positions.
+        form: ``"euclidean"``, DAFormer's norm of the difference, or ``"cosine"``, 0.9 (1 - cosine) + 0.1 smooth L1.
 
     Returns:
         Scalar; a zero that keeps the graph where no position counts (the released code gives NaN).
@@ -111,7 +113,15 @@ def feature_distance(
     """
     chosen = None if classes is None else [int(c) for c in classes]
     return _core.feature_distance_loss(
-        feat, feat_imagenet, label_b1hw, chosen, float(min_ratio), int(num_classes), float(weight), int(ignore_index)
+        feat,
+        feat_imagenet,
+        label_b1hw,
+        chosen,
+        float(min_ratio),
+        int(num_classes),
+        float(weight),
+        int(ignore_index),
+        form,
     )
 
 

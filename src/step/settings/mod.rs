@@ -10,6 +10,7 @@ pub use value::Value;
 
 use crate::choices;
 use crate::error::Result;
+use crate::loss::feature_distance::DistanceForm;
 use crate::loss::pixel::Sampling;
 use crate::loss::segmentation::Average;
 use crate::mix::ClassScope;
@@ -46,6 +47,16 @@ choices! {
     }
 }
 
+choices! {
+    /// What masked consistency hides.
+    pub enum MaskKind {
+        /// Pixels of the image, which become its mean.
+        Pixels = "pixels",
+        /// Patch embeddings of a transformer, which become its mask token: it sees no trace of what is hidden.
+        Tokens = "tokens",
+    }
+}
+
 settings! {
     /// Settings of one PiPa iteration.
     pub struct Settings {
@@ -73,6 +84,8 @@ settings! {
             ignore_bottom: i64 = 0, at_least(0), "pixels";
             /// Whose softmax the pseudo-labels are taken from.
             label_network: LabelNetwork = LabelNetwork::Teacher, ANY;
+            /// The teacher's logits are the mean over the image and its mirror image: one more of its passes.
+            label_flip: bool = false, ANY;
             /// What a pseudo-label weighs.
             label_weight: LabelWeight = LabelWeight::Share, ANY;
             /// Factor of the cross entropy on mixed images, as in the paper. 0 leaves it out.
@@ -161,11 +174,16 @@ settings! {
             /// Factor of the divergence from the network that the training started from: 1 in stages 2 and 3.
             distillation_weight: f64 = 0.0, FACTOR;
         }
-        "ImageNet feature distance" {
-            /// DAFormer's lambda; 0 switches it off. Of use only where the encoder starts from ImageNet weights.
+        "Feature distance to the frozen encoder" {
+            /// DAFormer's lambda; 0 switches it off; 0.1 with the cosine form (VFM-UDA++). Of use only where the encoder
+            /// starts from pretrained weights.
             feature_distance_weight: f64 = 0.005, FACTOR;
-            /// Classes whose features stay near ImageNet's; null: all. The shipped configs name the ten thing classes of
-            /// Cityscapes.
+            /// How far features are from those of the encoder that the training started from.
+            feature_distance_form: DistanceForm = DistanceForm::Euclidean, ANY;
+            /// Also on the target image, at all its positions: one more pass of student and frozen encoder.
+            feature_distance_target: bool = false, ANY;
+            /// On the source: classes whose features stay near ImageNet's; null: all. The shipped configs name the ten thing
+            /// classes of Cityscapes.
             feature_distance_classes: Option<Vec<i64>> = None, at_least(0);
             /// A cell of the feature map counts if this share of it is one class.
             feature_distance_min_ratio: f64 = 0.75, SHARE;
@@ -173,6 +191,8 @@ settings! {
         "Masked image consistency" {
             /// Factor of MIC's term: off in PiPa, 1 in MIC.
             mask_weight: f64 = 0.0, FACTOR;
+            /// What is hidden.
+            mask_kind: MaskKind = MaskKind::Pixels, ANY;
             /// Side of a masked block: what is hidden cannot be read off its neighbours.
             mask_block: i64 = 64, at_least(1), "pixels";
             /// Share of blocks that are masked.

@@ -134,6 +134,9 @@ impl Networks for Tiny {
         let logits = self.student.classifier.forward(&features[1]) * self.health();
         Ok(Output { heads: vec![Head { logits, region: None, weight: 1.0 }], features, detail: None, own_loss: None })
     }
+    fn student_tokens(&mut self, image: &Tensor, kept: &Tensor) -> Result<Output> {
+        self.student(&(image * kept))
+    }
     fn student_features(&mut self, image: &Tensor) -> Result<Vec<Tensor>> {
         self.calls.push("student_features");
         let health = self.health();

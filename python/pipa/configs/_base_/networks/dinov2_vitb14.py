@@ -3,6 +3,7 @@
 # pipelines: full
 # sampling: rare_classes
 # schedule: adamw_layers
+# self_training: self_training_tokens
 # domains: gta2cs
 # methods: source_only self_training pipa
 
