@@ -143,9 +143,9 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "AssertionError",
     ),
     "loss": (
-        lambda c: c["model"]["decode_head"].update(loss_decode=dict(type="DiceLoss")),
+        lambda c: c["model"]["decode_head"].update(loss_decode=dict(type="DiceLoss", typo=1)),
         "training",
-        "plain cross-entropy",
+        "unexpected keyword argument 'typo'",
     ),
     "optimiser": (
         lambda c: c["optim_wrapper"]["optimizer"].update(typo=1),
