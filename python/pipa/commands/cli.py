@@ -13,6 +13,7 @@ from pipa.commands import export as exporting
 from pipa.commands import predict as predicting
 from pipa.commands import soft_labels, study
 from pipa.commands import test as testing
+from pipa.commands.shared import add_cfg_options
 from pipa.environment import describe_environment, hide_remarks
 
 
@@ -74,13 +75,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "config", nargs=nargs, help="file of a config, or the name of a shipped one (see `pipa configs`)"
         )
-        command.add_argument(
-            "--cfg-options",
-            nargs="+",
-            default=[],
-            metavar="KEY=VALUE",
-            help="override settings, e.g. train_cfg.max_iters=1000 custom_hooks.0.pixel_weight=0.2",
-        )
+        add_cfg_options(command, ", e.g. train_cfg.max_iters=1000 custom_hooks.0.pixel_weight=0.2")
 
     train = add("train", run_train, "Train from a config.")
     with_config(train)

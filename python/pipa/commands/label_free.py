@@ -55,7 +55,7 @@ def rank(candidates: Sequence[Candidate], score: str, name: str) -> float | None
     pairs = []
     for candidate in candidates:
         found = value(candidate, name)
-        truth = candidate.networks[name].miou if name in candidate.networks else None
+        truth = candidate.miou(name)
         if found is not None and truth is not None and not math.isnan(found + truth):
             pairs.append((sign * found, truth))
     if len(pairs) < _FEWEST or any(len(set(column)) == 1 for column in zip(*pairs, strict=True)):
@@ -76,8 +76,7 @@ def as_dict(result: Comparison, pictures: int) -> dict[str, Any]:
         for score in SCORES:
             best = chosen(found, score, name)
             if best is not None:
-                miou = best.networks[name].miou if name in best.networks else None
-                choices[name][score] = {"checkpoint": best.file.name, "mIoU": _number(miou)}
+                choices[name][score] = {"checkpoint": best.file.name, "mIoU": _number(best.miou(name))}
                 if result.truth is not None:
                     choices[name][score]["spearman"] = rank(found, score, name)
     return {
@@ -118,7 +117,7 @@ def rows_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
     if result.truth is not None:
         for name in names:
             head.append(f"mIoU\n{name}")
-            columns.append([_cell(c.networks[name].miou if name in c.networks else None, 2) for c in found])
+            columns.append([_cell(c.miou(name), 2) for c in found])
     return head, [[c.file.name, *(column[i] for column in columns)] for i, c in enumerate(found)]
 
 
@@ -134,8 +133,7 @@ def ranks_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
             best = chosen(found, score, name)
             if best is None or not there:
                 continue
-            own = best.networks[name].miou if name in best.networks else None
-            values = [_cell(value, 2) for value in (own, max(there), miou[-1], rank(found, score, name))]
+            values = [_cell(value, 2) for value in (best.miou(name), max(there), miou[-1], rank(found, score, name))]
             rows.append([title, name, best.file.name, *values])
     return head, rows
 
@@ -195,7 +193,7 @@ def plot(result: Comparison, path: Path) -> Path:
         (title, value) for score, (title, _, value) in SCORES.items() if score != "agreement" or found[0].agreement
     ]
     if result.truth is not None:
-        shown.append(("mIoU, per cent", lambda c, name: c.networks[name].miou if name in c.networks else None))
+        shown.append(("mIoU, per cent", lambda c, name: c.miou(name)))
     with drawing():
         figure = Figure(figsize=(2.6 * len(shown) + 0.4, 2.6), layout="constrained")
         panels = figure.subplots(1, len(shown), squeeze=False)[0]

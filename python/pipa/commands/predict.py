@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from pipa.commands.shared import add_cfg_options, optional_config, tell_problems
 from pipa.commands.weights import add_weights, weights_of
 
 
@@ -17,9 +17,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="a config where the checkpoint does not carry its network; a checkpoint; an image, a folder of images "
         "(searched through), a video file, or the number of a camera (0, or camera:0), which Ctrl-C or --frames ends",
     )
-    command.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings of the config"
-    )
+    add_cfg_options(command)
     add_weights(command)
     command.add_argument("--out", default="predictions", help="folder for the results (default: predictions)")
     command.add_argument("--confidence", action="store_true", help="also write the probability of each pixel's class")
@@ -49,25 +47,15 @@ def run(a: argparse.Namespace) -> int:
     from pipa.loading import load
 
     *config, checkpoint, images = a.paths
-    if a.cfg_options and not config:
-        raise ValueError("--cfg-options overrides settings of a config: name the config before the checkpoint")
+    loaded = optional_config(a, config)
     window = None
     if a.window is not None:
         height, width = a.window
         window = Window((height, width), (max(height // 2, 1), max(width // 2, 1)))
     options = Options(a.batch_size, a.flip, tuple(a.scales), window)
-    loaded = None
-    if config:
-        from pipa.mmseg.run.train import load_config
-
-        loaded = load_config(config[0], a.cfg_options)
     segmenter = load(checkpoint, config=loaded, weights=weights_of(a), device=a.device)
     outcome = predict_any(segmenter, images, Path(a.out), options, a.confidence, a.report, a.frames)
     print(f"{len(outcome.written)} image(s) segmented: overlays and labels are in {a.out}")
     if outcome.report is not None:
         print(f"report: {outcome.report}")
-    if outcome.problems:
-        print(f"pipa predict: {len(outcome.problems)} file(s) could not be segmented:", file=sys.stderr)
-        for file, reason in outcome.problems:
-            print(f"  {file}: {reason}", file=sys.stderr)
-    return 1 if outcome.problems else 0
+    return tell_problems("predict", outcome.problems, "segmented")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from pipa.commands.shared import add_cfg_options, optional_config, tell_problems
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -15,9 +16,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="file of a config or the name of a shipped one, and a checkpoint of a training, an exported or converted "
         "one; with --unlabelled the config may be left out and the checkpoint may be a work folder",
     )
-    command.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings of the config"
-    )
+    add_cfg_options(command)
     command.add_argument("--teacher", action="store_true", help="use the teacher's weights instead of the student's")
     command.add_argument("--work-dir", help="folder for logs (default: work_dirs/CONFIG)")
     command.add_argument(
@@ -69,18 +68,16 @@ def run_unlabelled(a: argparse.Namespace) -> int:
     if a.suffixes is not None and a.labels is None:
         raise ValueError("--suffixes are those of --labels FOLDER")
     *config, place = a.paths
-    if a.cfg_options and not config:
-        raise ValueError("--cfg-options overrides settings of a config: name the config before the checkpoint")
     from pipa.commands.label_free import PAGE, print_table, write
     from pipa.inference.choosing import labels_beside
     from pipa.inference.run import find, progress
     from pipa.mmseg.run.choosing import checkpoints_of, compare
-    from pipa.mmseg.run.train import hush, load_config
+    from pipa.mmseg.run.train import hush
     from pipa.viz.report.page import refuse_foreign
 
     hush()
     refuse_foreign(Path(a.out) / PAGE)
-    loaded = load_config(config[0], a.cfg_options) if config else None
+    loaded = optional_config(a, config)
     root, files = find(Path(a.unlabelled), Path(a.out))
     pictures: dict[Path, Path | None] = dict.fromkeys(files)
     if a.labels is not None:
@@ -92,8 +89,4 @@ def run_unlabelled(a: argparse.Namespace) -> int:
     print_table(result)
     page = write(result, Path(a.out), len(files))
     print(f"page: {page} (scores.json and scores.svg beside it)")
-    if result.problems:
-        print(f"pipa test: {len(result.problems)} file(s) could not be used:", file=sys.stderr)
-        for file, reason in result.problems:
-            print(f"  {file}: {reason}", file=sys.stderr)
-    return 1 if result.problems else 0
+    return tell_problems("test", result.problems, "used")

@@ -52,6 +52,18 @@ class Tally:
     densities: list[float] = field(default_factory=list)
     confusion: Tensor | None = None
 
+    def count(self, matrix: Tensor) -> None:
+        """Add a confusion matrix (C, C)."""
+        self.confusion = matrix if self.confusion is None else self.confusion + matrix
+
+    def add(self, other: Tally) -> None:
+        """Add the sums of further pictures."""
+        self.pixels += other.pixels
+        self.entropy += other.entropy
+        self.densities += other.densities
+        if other.confusion is not None:
+            self.count(other.confusion)
+
     def scores(self) -> Scores:
         density = float(np.mean(self.densities)) if self.densities else float("nan")
         miou = None if self.confusion is None else 100 * float(iou_from_confusion(self.confusion)["mIoU"])
@@ -90,7 +102,7 @@ def measure(
         seen += found.size
         agreed += found.agreed
         for name, tally in found.tallies.items():
-            _add(tallies[name], tally)
+            tallies[name].add(tally)
     if seen == 0:
         raise ValueError("unlabelled: not one of the pictures could be read")
     return {name: tally.scores() for name, tally in tallies.items()}, agreed / seen if len(networks) > 1 else None
@@ -124,22 +136,13 @@ def _one(networks: Mapping[str, Segmenter], file: Path, label_file: Path | None)
             tally.entropy += float(entropy_sum(logits[None]))
             tally.pixels += logits.shape[1] * logits.shape[2]
             if truth is not None:
-                matrix = confusion_matrix(label, truth[top : top + rows], len(network.classes), IGNORED)
-                tally.confusion = matrix if tally.confusion is None else tally.confusion + matrix
+                tally.count(confusion_matrix(label, truth[top : top + rows], len(network.classes), IGNORED))
         done += pieces[0][0].shape[1] * pieces[0][0].shape[2]
         top += rows
     for name, tally in tallies.items():
         if area > 1:  # a single pixel has no neighbour
             tally.densities.append(float(neighbourhood_density(torch.cat(samples[name]))))
     return _Found(tallies, agreed, prepared.image_hwc.shape[0] * prepared.image_hwc.shape[1])
-
-
-def _add(total: Tally, one: Tally) -> None:
-    total.pixels += one.pixels
-    total.entropy += one.entropy
-    total.densities += one.densities
-    if one.confusion is not None:
-        total.confusion = one.confusion if total.confusion is None else total.confusion + one.confusion
 
 
 def _area(prepared: Prepared) -> int:

@@ -40,6 +40,10 @@ class Candidate:
     networks: dict[str, Scores]
     agreement: float | None
 
+    def miou(self, name: str) -> float | None:
+        """mIoU of a network in per cent, where it is there and known."""
+        return self.networks[name].miou if name in self.networks else None
+
 
 @dataclass
 class Comparison:
