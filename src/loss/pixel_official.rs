@@ -24,9 +24,7 @@ pub fn pixel_contrast_official(
     base_temperature: f64,
 ) -> Result<Tensor> {
     check_positive(temperature, "temperature")?;
-    if !(base_temperature.is_finite() && base_temperature > 0.0) {
-        return Err(Error::value(format!("base_temperature: expected a positive number, got {base_temperature}")));
-    }
+    check_positive(base_temperature, "base_temperature")?;
     let (feat_nd, label_n) = flat_rows(feat_avd, label_a)?;
     let want = wants_grad(&feat_nd)?;
     let kind = compute_kind(&feat_nd)?;

@@ -44,20 +44,26 @@ def refuse(findings: Sequence[Finding]) -> None:
         raise StartError(errors)
 
 
+def pipa_hooks(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of each PipaHook, by its place: {"custom_hooks[0]": ...}."""
+    hooks = config.get("custom_hooks") or []
+    return {f"custom_hooks[{i}]": h for i, h in enumerate(hooks) if getattr(_kind(h), "__name__", "") == NAME}
+
+
 def hook_places(config: Mapping[str, Any]) -> list[str]:
     """Where PipaHook stands in a config."""
-    hooks = config.get("custom_hooks") or []
-    return [f"custom_hooks[{i}]" for i, hook in enumerate(hooks) if getattr(_kind(hook), "__name__", "") == NAME]
+    return list(pipa_hooks(config))
 
 
 def check_config(config: Mapping[str, Any]) -> Iterator[Finding]:
     """What the config alone tells, for a training with PipaHook."""
-    places = hook_places(config)
-    if not places:
+    found = pipa_hooks(config)
+    if not found:
         return
+    places = list(found)
     if len(places) > 1:
         yield Finding(ERROR, places[1], f"{NAME}: expected one, got {len(places)}", "take the others out")
-    hook = config["custom_hooks"][int(places[0][len("custom_hooks[") : -1])]
+    hook = found[places[0]]
     own = {key: value for key, value in hook.items() if key not in ("type", "priority", "target_dataloader")}
     shared = dict(config.get("pipa") or {})
     yield from _check_settings(shared, own, places[0], _of_head(config))

@@ -30,6 +30,7 @@ from pipa.mmseg.engine.start_checks import (
     check_others,
     hook_places,
     need_labels,
+    pipa_hooks,
     sound,
 )
 from pipa.mmseg.engine.valid_mask import valid_mask
@@ -173,8 +174,8 @@ def _prepared(config: Mapping[str, Any], folder: str) -> Config:
     saving = (cfg.get("default_hooks") or {}).get("checkpoint")
     if saving is not None:
         saving.update(interval=-1, save_last=False)
-    for place in hook_places(cfg):
-        cfg.custom_hooks[int(place[len("custom_hooks[") : -1])].patch_warmup = 0
+    for hook in pipa_hooks(cfg).values():
+        hook.patch_warmup = 0
     return cfg
 
 
@@ -207,8 +208,7 @@ def _place(text: str, config: Mapping[str, Any]) -> str:
 
 
 def _hook(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    places = hook_places(config)
-    return config["custom_hooks"][int(places[0][len("custom_hooks[") : -1])] if places else {}
+    return next(iter(pipa_hooks(config).values()), {})
 
 
 def _unseen(config: Mapping[str, Any], first: _First, last: _Last, iteration: bool, failed: bool) -> Iterator[Finding]:

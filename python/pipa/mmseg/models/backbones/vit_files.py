@@ -20,6 +20,7 @@ from pipa.files.torch_file import CheckpointError, load_plain
 from pipa.inference.export.safetensors import SUFFIX, read_safetensors
 from pipa.mmseg.checkpoints.adapters import BASE
 from pipa.mmseg.models.backbones.encoder_mode import adapted
+from pipa.mmseg.models.backbones.pretrained import check_weights
 
 # Containers in which files of trainings keep the network.
 _INSIDE = ("state_dict", "model", "teacher")
@@ -70,21 +71,11 @@ def load_vit(vit: nn.Module, path: str | Path) -> Tensor | None:
     token = state.get("mask_token")
     target = {name.replace(BASE, ""): value for name, value in vit.state_dict().items() if ".lora_" not in name}
     state = timm_names(vit, state, str(path))
-    for name, value in target.items():
-        if name not in state:
-            raise CheckpointError(
-                f"{path}: holds no {name}, which the encoder needs; is it the file of this model_name?"
-            )
-        if state[name].shape != value.shape:
-            raise CheckpointError(
-                f"{path}: {name} is {tuple(state[name].shape)}, the encoder's is {tuple(value.shape)}; is it the file "
-                "of this model_name?"
-            )
+    hint = "is it the file of this model_name?"
+    check_weights(path, state, target, "the encoder", hint)
     extra = sorted(set(state) - set(target) - {"head.weight", "head.bias"})
     if extra:
-        raise CheckpointError(
-            f"{path}: holds {extra[0]}, which the encoder has not; is it the file of this model_name?"
-        )
+        raise CheckpointError(f"{path}: holds {extra[0]}, which the encoder has not; {hint}")
     layers = set(adapted(vit))
     own = {}
     for name in target:
