@@ -11,6 +11,17 @@ from pipa import PipaStep
 
 CLASSES = 4
 SIDE = 32
+# Small heads and few anchors, every pixel sure, no warm-up: for networks of any size.
+SMALL_STEP: dict[str, Any] = {
+    "threshold": 0.0,
+    "pixel_dim": 8,
+    "patch_dim": 8,
+    "projection_hidden": 8,
+    "pixel_max_anchors": 64,
+    "pixel_max_per_class": 16,
+    "patch_warmup": 0,
+    "feature_distance_min_ratio": 0.1,
+}
 # Sizes for 32 x 32 images and features of stride 4; every term on.
 ALL_TERMS: dict[str, Any] = {
     "num_classes": CLASSES,

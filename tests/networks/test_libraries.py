@@ -11,23 +11,17 @@ from torch import nn
 
 from library_nets import CLASSES, LIBRARY_NETS, batch
 from pipa import PipaStep
+from small_nets import SMALL_STEP
 
 pytestmark = pytest.mark.slow
 
 TERMS: dict[str, Any] = {
+    **SMALL_STEP,
     "num_classes": CLASSES,
-    "threshold": 0.0,
-    "pixel_dim": 8,
-    "patch_dim": 8,
-    "projection_hidden": 8,
-    "pixel_max_anchors": 64,
-    "pixel_max_per_class": 16,
-    "patch_warmup": 0,
     "patch_size": [32, 32],
     "patch_iou": [0.1, 1.0],
     "mask_weight": 1.0,
     "mask_block": 16,
-    "feature_distance_min_ratio": 0.1,
 }
 NAMES = ("source", "pixel", "feature_distance", "mix", "patch", "mask")
 

@@ -23,21 +23,15 @@ from torch import Tensor
 import pipa.mmseg  # noqa: F401  (registers)
 from mmseg_families import CLASSES, FAMILIES, SIDE, small
 from pipa import PipaStep
+from small_nets import SMALL_STEP
 
 pytestmark = pytest.mark.slow
 
 TERMS: dict[str, Any] = {
+    **SMALL_STEP,
     "num_classes": CLASSES,
-    "threshold": 0.0,
-    "pixel_dim": 8,
-    "patch_dim": 8,
-    "projection_hidden": 8,
-    "pixel_max_anchors": 64,
-    "pixel_max_per_class": 16,
-    "patch_warmup": 0,
     "patch_size": [SIDE, SIDE],
     "patch_iou": [0.0, 1.0],
-    "feature_distance_min_ratio": 0.1,
 }
 
 

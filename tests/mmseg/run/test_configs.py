@@ -7,7 +7,6 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from pipa.files.torch_file import CheckpointError
 from pipa.mmseg.checkpoints.keys import convert_state_dict
 from pipa.mmseg.datasets.domains import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
 from pipa.mmseg.models.backbones.mit import MiT
+from small_segmentors import small_data
 
 pytestmark = pytest.mark.slow
 
@@ -302,25 +302,7 @@ def shrink(cfg: Config, network: str, work_dir: Path) -> Config:
     """Sizes only: widths, crops, images, warm-up."""
     crop, patch = {"daformer": (64, 48), "hrda": (80, 64)}[network]
 
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            if value.get("type") == "Resize":
-                value.update(scale=(IMAGE[1], IMAGE[0]))
-            if value.get("type") == "PseudoMargins":
-                value.update({side: width // 15 for side, width in value.items() if side != "type"})
-            if "crop_size" in value:
-                value["crop_size"] = (crop, crop)
-            if "num_workers" in value:
-                value.update(num_workers=0, persistent_workers=False)
-            if "min_pixels" in value:
-                value["min_pixels"] = 10
-            for item in value.values():
-                walk(item)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                walk(item)
-
-    walk(cfg._cfg_dict)
+    small_data(cfg, crop, (IMAGE[1], IMAGE[0]))
     small = ConfigDict(
         backbone=dict(arch=None, embed_dims=8, num_heads=(1, 2, 5, 8), num_layers=(1, 1, 1, 1), init_cfg=None),
         decode_head=dict(in_channels=(8, 16, 40, 64), channels=16, decoder_params=dict(embed_dims=16)),

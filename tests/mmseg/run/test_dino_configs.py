@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ import tiny_vit
 from pipa import toy
 from pipa.configs import list_configs, path_of
 from pipa.mmseg.run.train import load_config
+from small_segmentors import small_data
 
 pytestmark = pytest.mark.slow
 
@@ -116,25 +116,7 @@ def shrink(cfg: Config, patch: int, work_dir: Path) -> Config:
     """Sizes only: four blocks of 32 channels, crops of 4 x 4 patches."""
     side = 4 * patch
 
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            if value.get("type") == "Resize":
-                value.update(scale=(128, 80))
-            if value.get("type") == "PseudoMargins":
-                value.update({key: width // 15 for key, width in value.items() if key != "type"})
-            if "crop_size" in value:
-                value["crop_size"] = (side, side)
-            if "num_workers" in value:
-                value.update(num_workers=0, persistent_workers=False)
-            if "min_pixels" in value:
-                value["min_pixels"] = 10
-            for item in value.values():
-                walk(item)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                walk(item)
-
-    walk(cfg._cfg_dict)
+    small_data(cfg, side, (128, 80))
     cfg.model.backbone.update(init_cfg=None, **tiny_vit.SMALL)
     cfg.model.neck.embed_dim = tiny_vit.DIM
     cfg.model.decode_head.update(in_channels=(tiny_vit.DIM,) * 4, channels=16)
