@@ -182,3 +182,23 @@ def test_refusals(
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", "--unlabelled", data / "images", *more) == 1
     assert "expected checkpoints" in capsys.readouterr().err
+
+
+def test_a_folder_of_trainings_is_one_table(data: Path, tmp_path: Path) -> None:
+    """Which training to keep: equal file names stay apart, and each has the validations of its own log."""
+    trainings = tmp_path / "runs"
+    trainings.mkdir()
+    for name, miou in (("a", 20.0), ("b", 30.0)):
+        work = made(trainings / name, "toy_pipa", 2)
+        log = work / "20260101" / "vis_data" / "scalars.json"
+        log.parent.mkdir(parents=True)
+        log.write_text("".join(json.dumps({"mIoU": miou + i, "step": i}) + "\n" for i in (1, 2)))
+    assert run(trainings, "--unlabelled", data / "images", "--out", tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    names = [c["file"] for c in found["checkpoints"]]
+    assert names == ["a/iter_1.pth", "a/iter_2.pth", "b/iter_1.pth", "b/iter_2.pth"]
+    assert [c["student"]["mIoU"] for c in found["checkpoints"]] == [21.0, 22.0, 31.0, 32.0]
+    alone = tmp_path / "alone"
+    assert run(trainings / "a", "--unlabelled", data / "images", "--out", alone) == 0
+    single = json.loads((alone / "scores.json").read_text())["checkpoints"]
+    assert [{**c, "file": f"a/{c['file']}"} for c in single] == found["checkpoints"][:2]

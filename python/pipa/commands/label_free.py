@@ -76,7 +76,7 @@ def as_dict(result: Comparison, pictures: int) -> dict[str, Any]:
         for score in SCORES:
             best = chosen(found, score, name)
             if best is not None:
-                choices[name][score] = {"checkpoint": best.file.name, "mIoU": _number(best.miou(name))}
+                choices[name][score] = {"checkpoint": best.name, "mIoU": _number(best.miou(name))}
                 if result.truth is not None:
                     choices[name][score]["spearman"] = rank(found, score, name)
     return {
@@ -85,7 +85,7 @@ def as_dict(result: Comparison, pictures: int) -> dict[str, Any]:
         "mIoU from": result.truth,
         "checkpoints": [
             {
-                "file": c.file.name,
+                "file": c.name,
                 "iteration": c.iteration,
                 **{
                     name: {"entropy": _number(s.entropy), "snd": _number(s.snd), "mIoU": _number(s.miou)}
@@ -118,7 +118,7 @@ def rows_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
         for name in names:
             head.append(f"mIoU\n{name}")
             columns.append([_cell(c.miou(name), 2) for c in found])
-    return head, [[c.file.name, *(column[i] for column in columns)] for i, c in enumerate(found)]
+    return head, [[c.name, *(column[i] for column in columns)] for i, c in enumerate(found)]
 
 
 def ranks_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -134,7 +134,7 @@ def ranks_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
             if best is None or not there:
                 continue
             values = [_cell(value, 2) for value in (best.miou(name), max(there), miou[-1], rank(found, score, name))]
-            rows.append([title, name, best.file.name, *values])
+            rows.append([title, name, best.name, *values])
     return head, rows
 
 
@@ -186,9 +186,11 @@ def write(result: Comparison, out: Path, pictures: int) -> Path:
 
 
 def plot(result: Comparison, path: Path) -> Path:
-    """Each score, and the mIoU where it is known, against the iteration."""
+    """Each score, and the mIoU where it is known, against the iteration; against the place in the table where the
+    checkpoints are of several trainings."""
     found = result.candidates
-    where = [i if c.iteration is None else c.iteration for i, c in enumerate(found)]
+    several = len({c.file.parent for c in found}) > 1
+    where = [i if several or c.iteration is None else c.iteration for i, c in enumerate(found)]
     shown: list[tuple[str, Callable[[Candidate, str], float | None]]] = [
         (title, value) for score, (title, _, value) in SCORES.items() if score != "agreement" or found[0].agreement
     ]
@@ -203,9 +205,10 @@ def plot(result: Comparison, path: Path) -> Path:
                 if pairs:
                     colour = "#555" if title == "agreement" else COLOURS[name]
                     label = None if title == "agreement" else name
-                    axes.plot(*zip(*pairs, strict=True), marker=".", color=colour, label=label)
+                    line = "" if several else "-"
+                    axes.plot(*zip(*pairs, strict=True), marker=".", ls=line, color=colour, label=label)
             axes.set_title(title)
-            axes.set_xlabel("iteration")
+            axes.set_xlabel("line of the table" if several else "iteration")
             axes.grid(color="#ddd")
         panels[0].legend(frameon=False)
         return write_text(path, svg_of(figure))

@@ -14,7 +14,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="CONFIG CHECKPOINT",
         help="file of a config or the name of a shipped one, and a checkpoint of a training, an exported or converted "
-        "one; with --unlabelled the config may be left out and the checkpoint may be a work folder",
+        "one; with --unlabelled the config may be left out and the checkpoint be a work folder, or a folder of these",
     )
     add_cfg_options(command)
     command.add_argument("--teacher", action="store_true", help="use the teacher's weights instead of the student's")

@@ -31,6 +31,7 @@ class Candidate:
     """One checkpoint.
 
     Attributes:
+        name: its path below the folder that was asked for.
         networks: scores by "student" and "teacher", as far as the file holds them.
         agreement: share of pixels on whose label the two agree.
     """
@@ -39,6 +40,10 @@ class Candidate:
     iteration: int | None
     networks: dict[str, Scores]
     agreement: float | None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.file.name
 
     def miou(self, name: str) -> float | None:
         """mIoU of a network in per cent, where it is there and known."""
@@ -47,7 +52,8 @@ class Candidate:
 
 @dataclass
 class Comparison:
-    """The candidates by iteration, pictures that failed, and where the mIoU is from ("labels", "log" or None)."""
+    """The candidates by training and iteration, pictures that failed, and where the mIoU is from ("labels", "log" or
+    None)."""
 
     candidates: list[Candidate] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -61,7 +67,7 @@ def compare(
     device: str | torch.device | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Score every checkpoint of a folder, or one, on the same pictures.
+    """Score every checkpoint of a work folder, or of the work folders in a folder, or one, on the same pictures.
 
     A file that is no checkpoint, and a picture that cannot be read, are noted; the others count. Where the pictures
     have no labels, the mIoU is what the log in the folder says of that iteration's validation.
@@ -69,7 +75,8 @@ def compare(
     Raises:
         ValueError: no checkpoint there, or not one that can be used.
     """
-    files = checkpoints_of(Path(place))
+    place = Path(place)
+    files = checkpoints_of(place)
     config = load_config(config) if isinstance(config, (str, Path)) else config
     result = Comparison()
     noted: set[tuple[str, str]] = set()
@@ -91,24 +98,37 @@ def compare(
                 tick()
             continue
         scores, agreement = measure(networks, pictures, note, tick)
-        result.candidates.append(Candidate(file, iteration, scores, agreement))
+        name = file.relative_to(place).as_posix() if file != place else file.name
+        result.candidates.append(Candidate(file, iteration, scores, agreement, name))
         del networks
         give_back()
     if not result.candidates:
         raise ValueError(f"{place}: not one of its {len(files)} files is a checkpoint that can be used here")
-    result.candidates.sort(key=lambda c: (c.iteration is None, c.iteration or 0, c.file.name))
+    result.candidates.sort(key=lambda c: (c.file.parent, c.iteration is None, c.iteration or 0, c.name))
     if any(pictures.values()):
         result.truth = "labels"
-    elif _from_log(result.candidates, logged_scores(Path(place))):
+    elif _from_log(result.candidates):
         result.truth = "log"
     return result
 
 
 def checkpoints_of(place: Path) -> list[Path]:
-    """The checkpoint that a path names, or those of a work folder. ValueError: there is none."""
+    """The checkpoint that a path names, those of a work folder, or those of all work folders in a folder.
+
+    Raises:
+        ValueError: there is none.
+    """
     if not place.is_dir() or (place / WEIGHTS).is_file():
         return [place]
-    found = sorted(p for p in place.iterdir() if p.suffix in SUFFIXES and p.is_file() and not p.name.startswith("."))
+
+    def directly_in(folder: Path) -> list[Path]:
+        files = (p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+        return sorted(p for p in files if p.is_file())
+
+    found = directly_in(place)
+    if not found:
+        folders = sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
+        found = [file for folder in folders for file in directly_in(folder)]
     if not found:
         raise ValueError(f"{place}: expected checkpoints ({', '.join('*' + s for s in SUFFIXES)}), found none")
     return found
@@ -147,10 +167,11 @@ def logged_scores(folder: Path) -> dict[int, dict[str, float]]:
     return found
 
 
-def _from_log(candidates: Sequence[Candidate], logged: Mapping[int, Mapping[str, float]]) -> bool:
+def _from_log(candidates: Sequence[Candidate]) -> bool:
     there = False
+    logs = {folder: logged_scores(folder) for folder in {candidate.file.parent for candidate in candidates}}
     for candidate in candidates:
-        scores = logged.get(candidate.iteration or -1, {})
+        scores = logs[candidate.file.parent].get(candidate.iteration or -1, {})
         for name, network in candidate.networks.items():
             network.miou = scores.get("teacher/mIoU" if name == TEACHER else "mIoU")
             there = there or network.miou is not None
