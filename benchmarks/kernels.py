@@ -44,6 +44,11 @@ from twins import (
 )
 
 B, H, W = 2, 1024, 1024
+# Of the encoder's map that is contrasted, and [overlap, bank] of the patch contrast.
+FEATURES = (2, 256, 128, 128)
+OVERLAPS = ((2000, 9600), (8100, 16384))
+PARAMETERS = 85_000_000
+SCENE = (1024, 2048)
 
 
 @dataclass
@@ -112,8 +117,9 @@ def supervision() -> Iterator[Case]:
 
 
 def teacher() -> Iterator[Case]:
-    student = [torch.randn(1_000_000) for _ in range(85)]
-    ours, theirs = ([torch.zeros(1_000_000) for _ in range(85)] for _ in range(2))
+    each = PARAMETERS // 85
+    student = [torch.randn(each) for _ in range(85)]
+    ours, theirs = ([torch.zeros(each) for _ in range(85)] for _ in range(2))
 
     def run(update: Callable[..., None], teacher: list[Tensor]) -> Tensor:
         update(teacher, student, 5000, 0.999)
@@ -123,14 +129,19 @@ def teacher() -> Iterator[Case]:
         for t, s in zip(theirs, student, strict=True):
             t.copy_(s)
 
-    yield Case("EMA of 85 M parameters", lambda: run(F.ema_update, ours), lambda: run(twin_ema, theirs), 1e-6)
+    yield Case(
+        f"EMA of {PARAMETERS / 1e6:g} M parameters",
+        lambda: run(F.ema_update, ours),
+        lambda: run(twin_ema, theirs),
+        1e-6,
+    )
     yield Case("EMA beside a copy of the same bytes", lambda: run(F.ema_update, ours), copy, None)
 
 
 def contrast() -> Iterator[Case]:
-    size = (2, 256, 128, 128)
-    feat = torch.nn.functional.normalize(torch.randn(size), dim=1).requires_grad_()
-    label = scene(2, 128, 128, block=8)
+    (batch, channels, height, width), size = FEATURES, "x".join(map(str, FEATURES))
+    feat = torch.nn.functional.normalize(torch.randn(FEATURES), dim=1).requires_grad_()
+    label = scene(batch, height, width, block=8)
     prediction = guess(label, 0.3)
     ours = PixelContrastLoss(seed=0)
 
@@ -139,14 +150,14 @@ def contrast() -> Iterator[Case]:
 
     # Other anchors are drawn, and the paper's formulation is not the released one: only work is compared here.
     yield Case(
-        "pixel contrast from 2x256x128x128, sampling, forward + backward",
+        f"pixel contrast from {size}, sampling, forward + backward",
         lambda: with_gradient(lambda: ours(feat, label, prediction), feat),
         lambda: with_gradient(theirs, feat),
         None,
     )
-    mean, var = torch.nn.functional.normalize(torch.randn(C, 256), dim=1), torch.rand(C, 256) / 256
+    mean, var = torch.nn.functional.normalize(torch.randn(C, channels), dim=1), torch.rand(C, channels) / channels
     yield Case(
-        "distribution contrast from 2x256x128x128x19, all pixels, forward + backward",
+        f"distribution contrast from {size}x{C}, all pixels, forward + backward",
         lambda: with_gradient(lambda: F.distribution_contrast(feat, label, mean, var), feat),
         lambda: with_gradient(lambda: twin_distribution(feat, label, mean, var, 0.1), feat),
         2e-6,
@@ -158,7 +169,7 @@ def contrast() -> Iterator[Case]:
         None,
     )
     yield Case(
-        "prototype weights of 2x256x128x128x19",
+        f"prototype weights of {size}x{C}",
         lambda: F.prototype_weights(feat.detach(), mean),
         lambda: twin_prototype_weights(feat.detach(), mean),
         1e-5,
@@ -171,7 +182,7 @@ def contrast() -> Iterator[Case]:
         lambda: with_gradient(lambda: twin_pixel_contrast(anchors, ids), anchors),
         2e-5,
     )
-    for n, m in ((2000, 9600), (8100, 16384)):
+    for n, m in OVERLAPS:
         pair = [torch.nn.functional.normalize(torch.randn(n, 128), dim=1).requires_grad_() for _ in range(2)]
         bank = torch.nn.functional.normalize(torch.randn(m, 128), dim=1)
         bank_label = torch.randint(0, C, (m,))
@@ -190,7 +201,8 @@ def contrast() -> Iterator[Case]:
 
 
 def counting() -> Iterator[Case]:
-    _, drawn = toy.draw("target", 0, height=1024, width=2048)
+    (height, width), size = SCENE, "x".join(map(str, SCENE))
+    _, drawn = toy.draw("target", 0, height=height, width=width)
     label = torch.from_numpy(drawn).long()
     for name, prediction in (
         ("of a street scene, 0.2 % of pixels noise", guess(label, 0.002)),
@@ -198,14 +210,14 @@ def counting() -> Iterator[Case]:
     ):
         ids, truth = prediction.to(torch.uint8).numpy(), label.to(torch.uint8).numpy()
         yield Case(
-            f"confusion matrix 1024x2048, prediction {name} (twin: NumPy)",
+            f"confusion matrix {size}, prediction {name} (twin: NumPy)",
             lambda ids=ids, truth=truth: F.confusion_matrix(ids, truth, C),
             lambda ids=ids, truth=truth: torch.from_numpy(twin_confusion(ids, truth)),
             0.0,
         )
     truth = label.to(torch.uint8).numpy()
     yield Case(
-        "pixels per class 1024x2048 (twin: NumPy)",
+        f"pixels per class {size} (twin: NumPy)",
         lambda: {c: n for c, n in enumerate(F.class_counts(truth, C).tolist()) if n},
         lambda: twin_class_counts(truth),
         0.0,
@@ -215,7 +227,7 @@ def counting() -> Iterator[Case]:
         path, table = Path(folder) / "raw.png", list(CITYSCAPES_IDS.items())
         Image.fromarray(raw.numpy()).save(path)
         yield Case(
-            "ids of a 1024x2048 label file: decode, map, count, write (twin: Pillow, NumPy)",
+            f"ids of a {size} label file: decode, map, count, write (twin: Pillow, NumPy)",
             lambda: {c: n for c, n in _core.label_convert(path, path.with_name("a.png"), table)[2] if c != 255},
             lambda: twin_convert(path, path.with_name("b.png"), table),
             0.0,

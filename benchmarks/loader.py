@@ -139,7 +139,7 @@ def measure(root: Path, case: tuple, count: int, rounds: int) -> str:
     def check(draw: Draw) -> None:
         sample = mine(draw)
         with seeded(draw):
-            equal(sample, _Sampling(single, need).load(draw, wanted[draw]) if retries else others(draw))
+            equal(sample, _Sampling(single, need).load(single, draw, wanted[draw]) if retries else others(draw))
 
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds):
@@ -162,8 +162,8 @@ class _Sampling(RareClassSampling):
     """The crops of rare class sampling by single transforms, for the check."""
 
     def __init__(self, dataset: Any, need: float) -> None:
-        self.dataset, self.min_pixels, self.min_crop_ratio, self.tries = dataset, 1, need, TRIES
-        self.once, self.per_crop = split_pipeline(dataset.pipeline.transforms)
+        self.min_pixels, self.min_crop_ratio, self.tries = 1, need, TRIES
+        self.split = {dataset: split_pipeline(dataset.pipeline.transforms)}
 
 
 def decoding(root: Path, size: str, kind: str, count: int) -> str:
