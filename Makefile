@@ -27,7 +27,7 @@ $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
 
 build: $(VENV)/.built  ## create .venv, install, compile; does nothing when all is up to date
 
-demo: build  ## adapt a network on the embedded domain pair, write demo/report.html (5 minutes on two cores)
+demo: build  ## adapt a network on the embedded domain pair, write demo/report.html (7 minutes on two cores)
 	$(BIN)/pipa demo
 
 picture: build  ## the README's first picture, from the trainings of `make demo`

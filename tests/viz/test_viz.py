@@ -243,7 +243,22 @@ def test_report_refuses_runs_that_do_not_fit(tmp_path: Path) -> None:
         viz.write_report(
             tmp_path / "r.html", title="", classes=["a"] * 3, palette=PALETTE, runs=[viz.Run("x", [1.0] * 3)]
         )
+    unknown = dict(runs=[viz.Run("x", [1.0])], compare=[("x", "y")])
+    with pytest.raises(ValueError, match=r"no run is named 'y', found \['x'\]"):
+        viz.write_report(tmp_path / "r.html", title="", classes=["a"], palette=PALETTE, **unknown)
     assert not (tmp_path / "r.html").exists()
+
+
+def test_runs_are_compared_as_asked(tmp_path: Path) -> None:
+    runs = [viz.Run("before", [40.0]), viz.Run("middle", [50.0]), viz.Run("after", [45.0])]
+    common = dict(title="t", classes=["a"], palette=PALETTE, runs=runs)
+    html = viz.write_report(
+        tmp_path / "r.html", compare=[("after", "middle"), ("after", "before")], **common
+    ).read_text()
+    assert re.findall(r"<th>(\w+ − \w+)</th>", html) == ["after − middle", "after − before"]
+    assert re.findall(r'<td class="(\w+)">([+−][\d.]+)</td>', html)[:2] == [("down", "−5.0"), ("up", "+5.0")]
+    html = viz.write_report(tmp_path / "r.html", **common).read_text()
+    assert re.findall(r"<th>(\w+ − \w+)</th>", html) == ["middle − before"]
 
 
 def test_empty_curves_and_odd_values_draw_nothing_wrong(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from pipa.files.atomic import write
 from pipa.toy import PALETTE as TOY_PALETTE
 from pipa.viz.report import Panel, Run, Section, SeedTable, write_report
 
@@ -326,8 +327,9 @@ def save_prediction(
     if classes is not None:
         picture = with_legend(picture, label, classes, palette)
     overlay_path, label_path = folder / f"{name}_overlay.png", folder / f"{name}_label.png"
-    Image.fromarray(picture).save(overlay_path)
-    Image.fromarray(label.astype(np.uint8 if label.max(initial=0) < 256 else np.uint16)).save(label_path)
+    ids = label.astype(np.uint8 if label.max(initial=0) < 256 else np.uint16)
+    for path, pixels in ((overlay_path, picture), (label_path, ids)):
+        write(path, lambda file, pixels=pixels: Image.fromarray(pixels).save(file, "PNG"))  # type: ignore[misc]
     return overlay_path, label_path
 
 

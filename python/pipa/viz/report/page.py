@@ -30,6 +30,7 @@ def write_report(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
     runs: Sequence[Run],
+    compare: Sequence[tuple[str, str]] | None = None,
     settings: Mapping[str, object] | None = None,
     sections: Sequence[Section] = (),
     seeds: SeedTable | None = None,
@@ -41,14 +42,17 @@ def write_report(
     Args:
         path: The file; its folder is made.
         classes, palette: Names and colours in the order of the label ids.
-        runs: At least one. The others are compared with the first; the second is the one of interest.
+        runs: At least one. The mIoU of the others is compared with that of the first.
+        compare: Names of two runs each, ``(after, before)``, whose differences per class are columns of the table; the
+            second run beside the first when not given.
         settings: Shown as they are, in their order.
         sections: Panels, in their order.
         seeds: mIoU over several seeds.
         notes: Paragraphs at the end of the results.
 
     Raises:
-        ValueError: No run, or a run whose number of classes differs from `classes`.
+        ValueError: No run, a run whose number of classes differs from `classes`, or a comparison of a run that is not
+            there.
 
     >>> import pipa
     >>> runs = [pipa.viz.Run("source-only", [50.0, 40.0]), pipa.viz.Run("PiPa", [60.0, 40.0])]
@@ -63,11 +67,17 @@ def write_report(
     for run in runs:
         if len(run.iou) != len(classes):
             raise ValueError(f"run {run.name!r}: expected {len(classes)} values of iou, got {len(run.iou)}")
+    if compare is None:
+        compare = [(runs[1].name, runs[0].name)] if len(runs) > 1 else []
+    named = {run.name: run for run in runs}
+    for name in (name for pair in compare for name in pair):
+        if name not in named:
+            raise ValueError(f"compare: no run is named {name!r}, found {list(named)}")
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(subtitle)}</p>' if subtitle else "",
         _heads(runs),
-        _table(classes, palette, runs),
+        _table(classes, palette, runs, [(named[after], named[before]) for after, before in compare]),
         _seed_table(seeds) if seeds else "",
         "".join(f"<p>{escape(note)}</p>" for note in notes),
         _curves(runs),
@@ -118,21 +128,18 @@ def _heads(runs: Sequence[Run]) -> str:
     return f'<div class="heads">{"".join(cards)}</div>'
 
 
-def _table(classes: Sequence[str], palette: Sequence[Sequence[int]], runs: Sequence[Run]) -> str:
-    compare = len(runs) > 1
+def _table(
+    classes: Sequence[str], palette: Sequence[Sequence[int]], runs: Sequence[Run], pairs: Sequence[tuple[Run, Run]]
+) -> str:
     head = "".join(f"<th>{escape(run.name)}</th>" for run in runs)
-    if compare:
-        head += f"<th>{escape(runs[1].name)} − {escape(runs[0].name)}</th>"
+    head += "".join(f"<th>{escape(after.name)} − {escape(before.name)}</th>" for after, before in pairs)
     rows = []
     for c, name in enumerate(classes):
-        values = [run.iou[c] for run in runs]
-        cells = "".join(_cell(value, i) for i, value in enumerate(values))
-        if compare:
-            cells += _difference(values[0], values[1])
+        cells = "".join(_cell(run.iou[c], i) for i, run in enumerate(runs))
+        cells += "".join(_difference(before.iou[c], after.iou[c]) for after, before in pairs)
         rows.append(f"<tr><td>{_swatch(palette[c])}{escape(name)}</td>{cells}</tr>")
     total = "".join(f"<td>{_percent(run.miou)}</td>" for run in runs)
-    if compare:
-        total += _difference(runs[0].miou, runs[1].miou)
+    total += "".join(_difference(before.miou, after.miou) for after, before in pairs)
     return (
         '<h2>Results on the target</h2><p class="soft">Intersection over union in percent.</p>'
         '<div class="scroll"><table>'
