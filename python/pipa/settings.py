@@ -116,6 +116,11 @@ class StepSettings(TypedDict, total=False):
     """
     pixel_memory_bank: int
     """Features per class kept from earlier iterations as further keys; none in the paper. Default 0, >= 0, features."""
+    pixel_target: bool
+    """Also the mixed images, where their label counts (with ``label_weight="confident"``: where it is sure), so
+    that pixels of source and target are each other's positives; otherwise source images alone, as in the paper.
+    Default False.
+    """
     patch_weight: float
     """beta of the total loss, as in the paper; 0.01 in the released HRDA tree. 0 switches the term off. Default
     0.1, >= 0.

@@ -218,11 +218,13 @@ class PipaStep(nn.Module):
 
         Returns:
             ``loss`` (total), ``loss_source``, ``loss_pixel``, ``loss_distribution``, ``loss_feature_distance``,
-            ``loss_mix``, ``loss_distribution_mix``, ``loss_patch``, ``loss_mask``, ``loss_feature_distance_target``,
-            ``loss_target``, ``loss_structure``, ``loss_regularizer``, ``loss_distillation`` (weighted, those that are
-            on), ``acc_source``, ``acc_mix`` (per cent), ``pseudo_weight``.
+            ``loss_mix``, ``loss_pixel_mix``, ``loss_distribution_mix``, ``loss_patch``, ``loss_mask``,
+            ``loss_feature_distance_target``, ``loss_target``, ``loss_structure``, ``loss_regularizer``,
+            ``loss_distillation`` (weighted, those that are on), ``acc_source``, ``acc_mix`` (per cent),
+            ``pseudo_weight``.
             With a group, losses are this process's parts, whose mean over processes is the joined loss (``loss_pixel``
-            is the joined loss itself); accuracies are its own. Panels of the iteration are in :attr:`last`.
+            and ``loss_pixel_mix`` are the joined losses themselves); accuracies are its own. Panels of the iteration
+            are in :attr:`last`.
 
         Raises:
             ShapeError, DTypeError, DeviceError: a tensor does not fit; the message names it.

@@ -6,6 +6,7 @@ use super::draws::{self, Draws, MixDraw};
 use super::log::Log;
 use super::networks::Networks;
 use super::settings::{LabelNetwork, MaskKind, PatchSource};
+use super::source::whole;
 use super::{Mixed, Step};
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -28,6 +29,7 @@ impl Step {
         batch: &Batch,
         draws: &Draws,
         log: &mut Log,
+        rng: &mut Rng,
     ) -> Result<Mixed> {
         let (mixed, weak) = no_grad(|| self.mix(group, networks, batch, draws))?;
         log.scalar("pseudo_weight", &mixed.pseudo_weight.f_mean(Kind::Float)?)?;
@@ -38,9 +40,15 @@ impl Step {
             let mut loss = loss.f_mul_scalar(self.settings.mix_weight)?;
             log.term(networks, "mix", &loss, self.iteration)?;
             log.scalar("acc_mix", &share)?;
+            let ignored = self.settings.ignore_index;
+            let counted = || mixed.label.f_masked_fill(&mixed.weight.f_eq(0.0)?, ignored);
+            if self.settings.pixel_weight > 0.0 && self.settings.pixel_target {
+                let contrast = self.pixel_term(group, networks, &output, &counted()?, rng)?;
+                log.term(networks, "pixel_mix", &contrast, self.iteration)?;
+                loss = loss.f_add(&whole(group, contrast)?)?;
+            }
             if self.settings.distribution_weight > 0.0 && self.settings.distribution_target {
-                let label = mixed.label.f_masked_fill(&mixed.weight.f_eq(0.0)?, self.settings.ignore_index)?;
-                let contrast = self.distribution_term(group, networks, &output, &label)?;
+                let contrast = self.distribution_term(group, networks, &output, &counted()?)?;
                 log.term(networks, "distribution_mix", &contrast, self.iteration)?;
                 loss = loss.f_add(&contrast)?;
             }

@@ -57,6 +57,7 @@ CLASSES_WHOLE: dict[str, Any] = dict(
     distillation_weight=0.5,
     distribution_weight=0.5,
     distribution_target=True,
+    pixel_target=True,
 )
 COMMON: dict[str, Any] = dict(
     num_classes=3,

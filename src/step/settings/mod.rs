@@ -117,6 +117,9 @@ settings! {
             pixel_min_pixels: i64 = 2, at_least(1), "pixels";
             /// Features per class kept from earlier iterations as further keys; none in the paper.
             pixel_memory_bank: i64 = 0, at_least(0), "features";
+            /// Also the mixed images, where their label counts (with `label_weight="confident"`: where it is sure), so that
+            /// pixels of source and target are each other's positives; otherwise source images alone, as in the paper.
+            pixel_target: bool = false, ANY;
         }
         "Patch contrast" {
             /// beta of the total loss, as in the paper; 0.01 in the released HRDA tree. 0 switches the term off.

@@ -27,7 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "hrda": dict(kind="hrda"),
     "daformer, one worker": dict(workers=1),
     "hrda, one worker": dict(kind="hrda", workers=1),
-    "memory bank": dict(pixel_memory_bank=16),
+    "memory bank": dict(pixel_memory_bank=16, pixel_target=True),
     "prototypes, distribution, start network": dict(
         label_network="initial",
         prototype_labels=True,
@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
         distillation_weight=1.0,
         distribution_weight=0.1,
         distribution_target=True,
+        pixel_target=True,
     ),
     "target patches": dict(patch_source="target", mix_classes="batch"),
 }
