@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import platform
 import shutil
@@ -59,6 +60,8 @@ def check_environment() -> list[Finding]:
         findings.append(Finding(NOTE, "torch", f"torch {found}, {device}, {torch.get_num_threads()} threads"))
     installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata}
     findings += check_packages(installed) + check_bounds(installed)
+    if "onedl-mmcv" in installed:
+        findings += check_opencv()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if torch.get_num_threads() > cores:
         text = f"torch uses {torch.get_num_threads()} threads on {cores} core(s)"
@@ -76,6 +79,7 @@ def describe_environment() -> str:
         "pipa": f"{_version('pipa-rs')} (core built for torch {_abi.torch_build()})",
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})",
         **{name: _version(name) for name in (*_NEEDED, "numpy", "pillow")},
+        "opencv": _opencv(),
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": f"{platform.system()} {platform.machine()}",
         "devices": _devices(),
@@ -92,6 +96,16 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _opencv() -> str:
+    """Its version as it says it itself: several distributions bring it."""
+    try:
+        return str(importlib.import_module("cv2").__version__)
+    except ModuleNotFoundError:
+        return "not installed"
+    except ImportError as error:
+        return f"cannot be loaded: {error}"
 
 
 def _devices() -> str:
@@ -134,8 +148,21 @@ def check_bounds(installed: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
+def check_opencv() -> list[Finding]:
+    """OpenCV can be loaded. The build that mmcv asks for draws windows, and a server has no libraries for that."""
+    try:
+        importlib.import_module("cv2")
+    except ImportError as error:
+        # Over the other build, not beside it: both bring the folder cv2, and mmcv's requirement stays met.
+        fix = "without a screen: pip install --force-reinstall --no-deps opencv-python-headless"
+        return [Finding(ERROR, "packages", f"OpenCV cannot be loaded: {error}", fix)]
+    return []
+
+
 def require_packages() -> None:
     """Refuse to go on without the fork, or with upstream beside it: half of each would be imported.
+
+    Nor without OpenCV, which mmcv imports.
 
     Raises:
         ImportError: with the command that repairs the environment.
@@ -145,9 +172,10 @@ def require_packages() -> None:
         with contextlib.suppress(metadata.PackageNotFoundError):
             installed[name] = metadata.version(name)
     beside = any(name in installed for name in _UPSTREAM)
-    if beside or any(name not in installed for name in _NEEDED):
-        finding = check_packages(installed)[0]
-        raise ImportError(f"pipa.mmseg: {finding.found}; {finding.fix}")
+    missing = any(name not in installed for name in _NEEDED)
+    findings = check_packages(installed) if beside or missing else check_opencv()
+    if findings:
+        raise ImportError(f"pipa.mmseg: {findings[0].found}; {findings[0].fix}")
 
 
 def report(findings: Sequence[Finding]) -> str:

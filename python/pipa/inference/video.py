@@ -106,5 +106,5 @@ class Writer:
 def opencv() -> Any:
     try:
         return importlib.import_module("cv2")
-    except ImportError:
-        raise ImportError("videos need OpenCV: pip install opencv-python") from None
+    except ImportError as error:  # not installed, or a library of the system is missing
+        raise ImportError(f"videos need OpenCV ({error}): pip install opencv-python-headless") from None

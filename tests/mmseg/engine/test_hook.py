@@ -6,7 +6,6 @@ import copy
 import gc
 import json
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -287,16 +286,6 @@ def test_settings_of_the_top_level(data: Path, tmp_path: Path) -> None:
     assert "loss_patch" in line
     assert "loss_pixel" not in line
     assert "teacher/mIoU" not in val
-
-
-def test_upstream_beside_the_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipa import environment
-
-    environment.require_packages()
-    found = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: "1.2.2" if name == "mmsegmentation" else found(name))
-    with pytest.raises(ImportError, match=r"mmsegmentation and the onedl packages .* overwrite each other"):
-        environment.require_packages()
 
 
 def test_pseudo_label_margins_and_padding(data: Path) -> None:

@@ -17,9 +17,7 @@ from mmengine.config import Config
 
 import layouts
 import tiny
-from pipa import environment
 from pipa.commands import cli, doctor
-from pipa.environment import describe_environment
 from pipa.mmseg.run.places import line_of, tokens
 
 pytestmark = pytest.mark.slow
@@ -262,28 +260,6 @@ def test_the_share_of_unlisted_colours(tmp_path: Path) -> None:
     assert warning.found.startswith("2.5 % of all label pixels have a colour of no class")
     assert "000.png: 5.0 % of the pixels" in warning.found
     assert "(9, 9, 9)" in warning.found
-
-
-def test_the_report_for_people_who_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--environment"]) == 0
-    out = capsys.readouterr().out
-    assert out.strip() == describe_environment()
-    names = [line.partition(":")[0] for line in out.splitlines()]
-    assert names[:2] == ["pipa", "torch"]
-    assert {"python", "devices", "threads", "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "numpy"} <= set(
-        names
-    )
-    assert str(Path.home()) not in out
-    assert cli.main(["doctor"]) == 1
-    assert "expected a config, or --environment" in capsys.readouterr().err
-
-
-def test_versions_that_were_not_tried_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    bounds = {"numpy": ">=2.0,<3", "pillow": ">=11,<14"}
-    monkeypatch.setattr(environment, "_bounds", bounds.__getitem__)
-    assert environment.check_bounds({"numpy": "2.4.6", "pillow": "13.0.0"}) == []
-    (found,) = environment.check_bounds({"numpy": "2.0.2", "pillow": "10.0.1"})
-    assert (found.level, found.found) == (doctor.ERROR, "pillow 10.0.1 is installed; expected >=11,<14")
 
 
 def test_a_config_without_a_model_says_so(root: Path) -> None:
