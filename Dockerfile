@@ -9,7 +9,7 @@ RUN python3 -m venv /venv
 ENV PATH=/venv/bin:$PATH VIRTUAL_ENV=/venv PIP_NO_CACHE_DIR=1
 RUN pip install "torch==${TORCH}" "maturin>=1.7,<2" "wheel>=0.43" setuptools numpy
 COPY . /src
-# The OpenCV that mmcv asks for draws windows and needs libGL and GLib; the headless one goes over it.
+# The OpenCV that mmcv asks for draws windows and needs libxcb, libGL and GLib; the headless one goes over it.
 RUN pip install --no-build-isolation "/src[mmseg]" && pip install --force-reinstall --no-deps opencv-python-headless
 
 FROM debian:bookworm-slim

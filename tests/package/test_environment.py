@@ -13,6 +13,7 @@ pytest.importorskip("mmseg")
 
 from pipa import environment
 from pipa.commands import cli
+from pipa.commands.demo import demo
 from pipa.inference import video
 
 
@@ -44,7 +45,7 @@ def test_upstream_beside_the_fork_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         environment.require_packages()
 
 
-def test_an_opencv_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opencv_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """mmcv asks for the build with windows; a server lacks the libraries that these need."""
     assert environment.check_opencv() == []
     load = importlib.import_module
@@ -63,3 +64,6 @@ def test_an_opencv_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatc
         environment.require_packages()
     with pytest.raises(ImportError, match=rf"videos need OpenCV \({missing}\)"):
         video.opencv()
+    with pytest.raises(ImportError, match="OpenCV cannot be loaded"):
+        demo(tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()  # refused before anything is drawn

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from pipa import toy, viz
 from pipa.commands.demo_training import METHODS, SAMPLES, Outcome, images, quiet_config, run_all
+from pipa.environment import require_packages
 from pipa.files.atomic import write_text
 from pipa.files.images import read_image, read_label
 
@@ -32,6 +33,7 @@ def demo(out: Path, seeds: Sequence[int] = (0,), iterations: int | None = None, 
     Returns:
         Path of the report.
     """
+    require_packages()  # before anything is drawn
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     data = out / "data"
