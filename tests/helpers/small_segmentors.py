@@ -13,6 +13,8 @@ from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 from PIL import Image
 
+import tiny_vit
+
 SCALE = (64, 48)
 CROP, DETAIL = 64, 32
 
@@ -40,12 +42,14 @@ def shrink(config: Config) -> Config:
         head.decoder_params.embed_dims = 16
         if model.type == "HRDAEncoderDecoder":
             head.attention_embed_dim = 8
-    if backbone.type == "ResNet":
-        backbone.update(base_channels=4, stem_channels=4)
-        head.in_channels = 128
     if backbone.type == "ResNet":  # DeepLab-v2's, with all of its layers
         backbone.update(base_channels=4, stem_channels=4)
         head.in_channels = 4 * 32
+    if backbone.type == "ViTPyramid":
+        backbone.update(**tiny_vit.SMALL)
+        model.neck.embed_dim = tiny_vit.DIM
+        head.update(in_channels=(tiny_vit.DIM,) * 4, channels=16)
+        head.decoder_params.embed_dims = 16
     if backbone.get("pretrained"):
         backbone.pretrained = False
     if model.type == "HRDAEncoderDecoder":

@@ -24,6 +24,8 @@ from pipa.mmseg.checkpoints.description import describe
 from pipa.mmseg.run.train import evaluate_checkpoint, hush, load_config
 from small_segmentors import checkpoint, pictures, shrink, signature
 
+# Whose groups run in `make test-fast` too.
+FAST = {"toy_pipa", "gta2cs_hrda_pipa"}
 SEEN: dict[str, np.ndarray] = {}
 
 
@@ -66,7 +68,8 @@ def groups() -> Iterator[Any]:
     for name, _ in list_configs():
         found.setdefault(signature(load_config(name)), []).append(name)
     for names in found.values():
-        yield pytest.param(names, id=f"{names[0]}+{len(names) - 1}")
+        marks = [] if set(names) & FAST else pytest.mark.slow
+        yield pytest.param(names, id=f"{names[0]}+{len(names) - 1}", marks=marks)
 
 
 def labels_of_test(config: Any, file: Path, data: Path, teacher: bool) -> dict[str, np.ndarray]:

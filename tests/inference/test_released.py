@@ -43,7 +43,12 @@ def released(golden: Path, name: str, path: Path, text: str | None = None) -> Pa
 
 
 @pytest.mark.parametrize(
-    ("tree", "kind"), [*((tree, "segmentor") for tree in TREES), ("HRDA", "uda"), ("PiPa_DAFormer", "uda")]
+    ("tree", "kind"),
+    [
+        *(pytest.param(tree, "segmentor", marks=pytest.mark.slow) for tree in TREES),
+        pytest.param("HRDA", "uda", marks=pytest.mark.slow),
+        ("PiPa_DAFormer", "uda"),
+    ],
 )
 def test_a_released_checkpoint_loads_in_one_step(tree: str, kind: str, golden: Path, tmp_path: Path) -> None:
     file = released(golden, f"{tree}_{kind}_mit_b0", tmp_path / "iter_40000_relevant.pth")

@@ -71,6 +71,7 @@ def test_a_missing_native_part_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         _abi.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["import pipa, torch", "import torch, pipa", "import pipa._core, torch"])
 def test_any_order_of_imports(order: str) -> None:
     use = "x = torch.ones(1, 2, 4, 4); print(functional.class_mix(x[:, :1].long(), x, x).sum())"

@@ -153,6 +153,7 @@ MISSPELT = (
 )
 
 
+@pytest.mark.slow
 def test_a_type_checker_finds_a_misspelt_setting(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     for name, text in (("right", RIGHT), ("misspelt", MISSPELT)):

@@ -244,7 +244,7 @@ def same(a: dict, b: dict) -> bool:
     return all(labels) and all(torch.equal(x, y) for x, y in zip(a["inputs"], b["inputs"], strict=True))
 
 
-@pytest.mark.parametrize("rare", [False, True])
+@pytest.mark.parametrize("rare", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_stream_is_the_same_stream(rare: bool, tmp_path: Path) -> None:
     config = folder_config(layouts.folder(tmp_path / "d", count=5))
     if rare:

@@ -58,7 +58,7 @@ LENGTHS = {
 }
 
 
-@pytest.mark.parametrize("iterations", [2000, 3, 2, 1])
+@pytest.mark.parametrize("iterations", [pytest.param(2000, marks=pytest.mark.slow), 3, 2, 1])
 @pytest.mark.parametrize("name", LENGTHS)
 def test_the_schedule_ends_with_the_training(name: str, iterations: int, tmp_path: Path) -> None:
     doors = [

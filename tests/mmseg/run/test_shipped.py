@@ -75,7 +75,13 @@ WRITTEN = [
 ]
 
 
-@pytest.mark.parametrize("name", sorted(set(WRITTEN)))
+# Those that run in `make test-fast` too.
+FAST = {"toy_pipa", "gta2cs_daformer_pipa", "gta2cs_hrda_mic", "idda_to_iddlite_pipa"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in sorted(set(WRITTEN))]
+)
 def test_the_written_file_is_the_config(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.py"
     assert cli.main(["configs", name, "--write", str(file)]) == 0
