@@ -209,3 +209,5 @@ def hide_remarks() -> None:
     """Hide remarks of imported packages that a user of this command can do nothing about."""
     for start in ("Fail to import ``Multi", "Default ``avg_non_ignore``"):
         warnings.filterwarnings("ignore", message=start)
+    # Photos of 90 to 179 megapixels; Pillow refuses larger ones, and that is told as a bad file.
+    warnings.filterwarnings("ignore", message=r"Image size \(")

@@ -270,3 +270,20 @@ def test_a_foreign_page_is_refused_before_anything_is_segmented(
     assert "index.html: is there and no page of pipa" in capsys.readouterr().err
     assert results(tmp_path / "out") == {"index.html"}
     assert (tmp_path / "out" / "index.html").read_text() == "mine"
+
+
+def test_a_very_large_picture_is_segmented_and_one_that_may_be_an_attack_is_told(
+    predict: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """Pillow warns above its limit and refuses above twice of it."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    save(tmp_path / "photos" / "large.jpg", 30, 40)
+    save(tmp_path / "photos" / "huge.jpg", 40, 60)
+    assert predict(tmp_path / "photos", "--out", tmp_path / "out") == 1
+    assert results(tmp_path / "out") == {"large_label.png", "large_overlay.png"}
+    assert "huge.jpg: " in capsys.readouterr().err
+    assert not [w for w in recwarn if issubclass(w.category, Image.DecompressionBombWarning)]
