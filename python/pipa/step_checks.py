@@ -209,10 +209,22 @@ def _check_range(settings: dict[str, Any], source: Tensor) -> None:
         )
 
 
-# A term that has been 0 so many times in a row is told about. Pseudo-labels may take their time.
-TERMS = tuple(f"loss_{n}" for n in ("source", "pixel", "distribution", "feature_distance", "mix", "mask", "target"))
-TIMES = {"loss_mask": 100, "loss_target": 100}
+# A term that has been 0 so many times in a row is told about.
 SOON = 3
+# What may take its time: pseudo-labels, and distances from a network that the student starts as a copy of.
+LATE = 100
+TIMES = {
+    f"loss_{name}": LATE
+    for name in (
+        "mask",
+        "target",
+        "pixel_mix",
+        "distribution_mix",
+        "feature_distance_target",
+        "structure",
+        "distillation",
+    )
+}
 
 
 class SilentTerms:
@@ -223,21 +235,23 @@ class SilentTerms:
 
     def look(self, scalars: Mapping[str, Tensor], settings: Callable[[], Mapping[str, Any]]) -> list[str]:
         """What to tell about these scalars; reading them waits for an accelerator."""
-        watched = [name for name in TERMS if name in scalars and self.zeros.get(name, 0) >= 0]
+        watched = [name for name in scalars if name.startswith("loss_") and self.zeros.get(name, 0) >= 0]
         values = torch.stack([scalars[name].float() for name in watched]).tolist() if watched else []  # one read
         told = []
         for name, value in zip(watched, values, strict=True):
             self.zeros[name] = self.zeros.get(name, 0) + 1 if value == 0 else 0
             if self.zeros[name] >= TIMES.get(name, SOON):
-                told.append(f"{name} has been 0 for {self.zeros[name]} iterations: {self._reasons(settings())[name]}")
+                told.append(f"{name} has been 0 for {self.zeros[name]} iterations: {self.reasons(settings())[name]}")
                 self.zeros[name] = -1
         return told
 
     @staticmethod
-    def _reasons(settings: Mapping[str, Any]) -> dict[str, str]:
+    def reasons(settings: Mapping[str, Any]) -> dict[str, str]:
+        """Term -> what can make it 0."""
         balanced = settings["pixel_sampling"] == "balanced"
         pixels = f"pixel_min_pixels={settings['pixel_min_pixels']}" if balanced else "two"
         sure = f"no target pixel is surer than threshold={settings['threshold']}, or none lies inside the valid mask"
+        outside = "no target pixel lies inside the valid mask"
         classes = settings["feature_distance_classes"]
         return {
             "loss_source": "every pixel of the source labels is ignored",
@@ -249,6 +263,18 @@ class SilentTerms:
                 f"feature_distance_min_ratio={settings['feature_distance_min_ratio']} of its pixels"
             ),
             "loss_mix": f"no pixel of the source labels that was pasted counts, and {sure}",
+            "loss_pixel_mix": f"no class of the mixed labels that count has {pixels} pixels on the encoder's map",
+            "loss_distribution_mix": f"no pixel of the source labels that was pasted counts, and {sure}",
+            "loss_patch": "a patch is one cell of the encoder's map, and the batch has no other: enlarge patch_size",
             "loss_mask": sure,
-            "loss_target": sure,
+            "loss_feature_distance_target": f"the student's features are still the frozen encoder's, or {outside}",
+            "loss_target": f"{sure}, or target_ce and target_rce are 0",
+            "loss_structure": (
+                f"fewer than two classes have a prototype (a class needs prototype_min_pixels="
+                f"{settings['prototype_min_pixels']} pixels of the teacher's labels), or {outside}"
+            ),
+            "loss_regularizer": outside,
+            "loss_distillation": (
+                f"the student's answers are still those of the network that the training started from, or {outside}"
+            ),
         }

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipa import PipaStep
-from pipa.step_checks import pixel_values
+from pipa.step import default_settings
+from pipa.step_checks import LATE, SOON, SilentTerms, pixel_values
 from small_nets import CLASSES, OFF, SIDE, SmallNet, small_batch, small_step
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -57,6 +58,28 @@ def test_pseudo_labels_may_take_their_time() -> None:
     assert warned(step, 98) == []
     (told,) = warned(step, 3)
     assert "loss_mask has been 0 for 100 iterations: no target pixel is surer than threshold=0.9999" in told
+
+
+def every_term(**settings: Any) -> PipaStep:
+    """A step with every weight that there is above 0."""
+    defaults = default_settings()
+    weights = {name: 1.0 for name, value in defaults.items() if name.endswith("_weight") and not isinstance(value, str)}
+    both_domains = {name: True for name in defaults if name.endswith("_target")}
+    return small_step(initial=SmallNet().requires_grad_(False), **{**weights, **both_domains, **settings})[1]
+
+
+def test_every_term_that_stays_zero_says_why() -> None:
+    """Labels and target pixels that never count silence all terms but the patch contrast, which needs no label."""
+    step = every_term(feature_distance_classes=[1])
+    source, label, target = small_batch()
+    log = step(source, torch.full_like(label, 255), target, valid_mask=torch.zeros(2, SIDE, SIDE))
+    terms = {name for name in log if name.startswith("loss_")}
+    assert terms == set(SilentTerms.reasons(step.settings))
+    silent = SilentTerms()
+    told = [[text.split()[0] for text in silent.look(log, lambda: step.settings)] for _ in range(LATE + 1)]
+    assert sorted(name for names in told for name in names) == sorted(terms - {"loss_patch"})
+    assert {"loss_source", "loss_pixel", "loss_distribution", "loss_mix", "loss_regularizer"} < set(told[SOON - 1])
+    assert {"loss_feature_distance_target", "loss_structure", "loss_distillation"} < set(told[LATE - 1])
 
 
 @pytest.mark.parametrize(
@@ -144,6 +167,13 @@ def test_patches_follow_the_stride_of_the_encoder(stride: int, side: int, patch:
     settings["patch_size"] = [patch + 2, patch + 2]
     with pytest.raises(ValueError, match=rf"patch_size \[{patch + 2}, {patch + 2}\]"):
         PipaStep(Strided(stride).train(), num_classes=CLASSES, patch_dim=8, projection_hidden=8, **settings)
+
+
+def test_patches_of_one_cell_are_told_about() -> None:
+    settings = {**OFF, "patch_weight": 0.1, "patch_warmup": 0, "patch_size": [16, 16], "patch_iou": [1.0, 1.0]}
+    step = PipaStep(Strided(16).train(), num_classes=CLASSES, patch_dim=8, projection_hidden=8, **settings)
+    (told,) = warned(step, 4, (torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64).long(), torch.randn(1, 3, 64, 64)))
+    assert re.search("loss_patch has been 0 for 3 iterations: .* patch_size", told)
 
 
 class MyDropout(nn.Dropout):
