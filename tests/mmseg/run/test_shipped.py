@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -175,6 +176,28 @@ def test_the_step_takes_the_settings_of_every_config(name: str) -> None:
         if given.get("patch_weight", 0.1) > 0:
             crop = config.model.data_preprocessor.size
             assert all(side <= whole for side, whole in zip(given["patch_size"], crop, strict=True))
+
+
+# -- what is ours ------------------------------------------------------------------------------------------------------
+
+OURS = {
+    "gta2cs_deeplabv2_r101_pipa_proda": ("prototype_temperature", "prototype_momentum", "norm_cfg", "paramwise_cfg"),
+    "gta2cs_deeplabv2_r101_proda": ("prototype_temperature", "jitter_strength", "max_iters", "init_cfg"),
+    "gta2cs_deeplabv2_r101_proda_stage2": ("jitter_strength", "max_iters"),
+    "gta2cs_daformer_pipa_distribution": ("distribution_weight", "distribution_temperature", "patch_size"),
+    "gta2cs_dinov2_vitb14_pipa": ("patch_size",),
+    "gta_synthia2cs_daformer_pipa": ("synthia_scale",),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_values_that_no_paper_gives_are_marked(name: str) -> None:
+    """In the comment right above them."""
+    lines = [line.strip() for line in compose(name).splitlines()]
+    for variable in OURS[name]:
+        place = next(i for i, line in enumerate(lines) if re.match(rf"{variable} ?=", line))
+        comment = itertools.takewhile(lambda line: line.startswith("#"), reversed(lines[:place]))
+        assert "ours" in " ".join(comment).lower(), variable
 
 
 # -- two iterations ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 
 # PIPA_DATA=FOLDER, or --cfg-options data_root=FOLDER, moves all data sets.
 data_root = "{{$PIPA_DATA:data}}"
-# SYNTHIA at the scale of Cityscapes: its own 1280 x 760 is as wide as GTA5 is scaled to.
+# SYNTHIA at the scale of Cityscapes (ours): its own 1280 x 760 is as wide as GTA5 is scaled to.
 synthia_scale = (source_scale[0], source_scale[0] * 760 // 1280)
 synthia_pipeline = [dict(step, scale=synthia_scale) if step["type"] == "Resize" else step for step in source_pipeline]
 # 24,966 and 9,400 images as one data set; rare class sampling counts the classes of both. SYNTHIA has no terrain, truck

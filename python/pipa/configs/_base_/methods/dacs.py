@@ -17,7 +17,7 @@ pipa = dict(
     mix_weight=1.0,
     # As released: divided by all pixels, ignored ones too, which the learning rate was tuned with.
     loss_average="all",
-    # Colour jitter and blur of mixed images.
+    # Colour jitter, as strong as DAFormer's, and blur of mixed images.
     jitter_strength=0.2,
     jitter_probability=0.8,
     blur_probability=0.5,

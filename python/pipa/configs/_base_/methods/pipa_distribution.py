@@ -6,10 +6,11 @@
 pipa.update(
     # As much as the pixel contrast that it replaces (ours).
     distribution_weight=0.1,
+    # The temperature of PiPa's contrasts, the momentum of its teacher (both ours).
     distribution_temperature=0.1,
     distribution_momentum=0.999,
     # Mixed images too, where their label counts.
     distribution_target=True,
-    # Channels of the projection (paper).
+    # Channels of the projection (PiPa's paper).
     pixel_dim=256,
 )

@@ -22,7 +22,8 @@ pipa = dict(
     # ... corrected by the distances to the moving prototypes; no pixel is left out.
     prototype_labels=True,
     threshold=0.0,
-    # tau is 1 in the paper, on features of 256 channels; distances grow with the root of the number of channels.
+    # tau is 1 in the paper, on features of 256 channels; distances grow with the root of the number of channels (the
+    # root is ours).
     prototype_temperature=(model["decode_head"]["in_channels"] / 256) ** 0.5,
     prototype_momentum=0.9999,
     # A class with fewer pixels in the batch is left alone.
@@ -37,7 +38,7 @@ pipa = dict(
     structure_weight=10.0,
     # Against collapse to one class.
     regularizer_weight=0.1,
-    # The strong view.
+    # The strong view: as DACS changes its mixed images (ours).
     jitter_strength=0.2,
     jitter_probability=0.8,
     blur_probability=0.5,

@@ -1,7 +1,7 @@
 """ProDA, stage 2: the network of stage 1 teaches the next one by its sure labels and its softmax.
 
 Equations, and how this differs from the released code: docs/methods.md. The paper's student starts from self-supervised
-weights, this one from stage 1.
+weights, this one from stage 1 (ours).
 """
 # title: ProDA, stage 2 (distillation from stage 1)
 # networks: deeplabv2_r101
@@ -27,7 +27,7 @@ pipa = dict(
     target_rce=0.0,
     # Divergence from the softmax of the stage before.
     distillation_weight=1.0,
-    # The strong view.
+    # The strong view: as DACS changes its mixed images (ours).
     jitter_strength=0.2,
     jitter_probability=0.8,
     blur_probability=0.5,

@@ -6,7 +6,7 @@
 
 # PiPa's DAFormer trains on 640 pixels (DAFormer's paper: 512): a patch pair needs room for two views. Height, width.
 crop_size = (640, 640)
-# The two crops of the patch contrast: 0.7 of the crop, as 720 is of 1024; multiples of the encoder's stride of 32.
+# The two crops of the patch contrast: 0.7 of the crop, as 720 is of 1024 (ours); multiples of the encoder's stride, 32.
 patch_size = tuple(side * 7 // 10 // 32 * 32 for side in crop_size)
 
 model = dict(

@@ -9,7 +9,8 @@
 
 # As in DACS. Height, width.
 crop_size = (512, 512)
-# The two crops of the patch contrast: 0.7 of the crop, as 720 is of 1024; multiples of the encoder's stride of 8.
+# The two crops of the patch contrast: 0.7 of the crop, as 720 is of 1024 (ours: PiPa has no figure on this network);
+# multiples of the encoder's stride of 8.
 patch_size = tuple(side * 7 // 10 // 8 * 8 for side in crop_size)
 
 model = dict(
@@ -34,9 +35,11 @@ model = dict(
         strides=(1, 2, 1, 1),
         dilations=(1, 1, 2, 4),
         style="pytorch",
+        # Norms train like everything else, with the statistics of the batch (ours: the papers do not say).
         norm_cfg=dict(type="BN", requires_grad=True),
         norm_eval=False,
-        # torchvision's ImageNet weights, its file resnet101-63fe2227.pth under this name. DACS started from COCO's.
+        # torchvision's ImageNet weights, its file resnet101-63fe2227.pth under this name (ours: DACS started
+        # from COCO's).
         init_cfg=dict(type="Pretrained", checkpoint="{{$PIPA_PRETRAINED:pretrained}}/resnet101.pth"),
     ),
     decode_head=dict(

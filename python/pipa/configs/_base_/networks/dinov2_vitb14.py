@@ -1,4 +1,7 @@
-"""DINOv2 ViT-B/14 under DAFormer's head, trained as in VFM-UDA++ (ICCVW 2025)."""
+"""DINOv2 ViT-B/14 under DAFormer's head, trained as in VFM-UDA++ (ICCVW 2025).
+
+Head, neck, images and rare class sampling are ours: published figures have another decode head.
+"""
 # title: DINOv2 ViT-B/14
 # pipelines: full
 # sampling: rare_classes
@@ -14,7 +17,8 @@ encoder = "full"
 token = 14
 # The recipe's 1024, in whole patches. Height, width.
 crop_size = (1024 // token * token, 1024 // token * token)
-# The two crops of the patch contrast: about 720 of 1024, PiPa's best, in whole patches.
+# The two crops of the patch contrast: about 720 of 1024, PiPa's best, in whole patches (ours: nobody has published PiPa
+# on this encoder).
 patch_size = tuple(side * 720 // 1024 // token * token for side in crop_size)
 
 model = dict(

@@ -13,7 +13,7 @@ source_pipeline = [
 ]
 target_pipeline = [
     dict(type="LoadImage"),
-    # No bonnet in these images; at the border predictions lack context. Twice the margins of half the scale.
+    # No bonnet in these images; at the border predictions lack context. Twice the margins of half the scale (ours).
     dict(type="PseudoMargins", top=30, bottom=30, left=30, right=30),
     dict(type="SyncCrop", crop_size=crop_size),
     dict(type="RandomFlip", prob=0.5),

@@ -20,7 +20,7 @@ target_pipeline = [
     dict(type="LoadImage"),
     dict(type="Resize", scale=target_scale, keep_ratio=True),
     # Rows whose pseudo-labels do not count: lens and bonnet of the car. Crops are as high as the image here, so these
-    # are the published pseudo_weight_ignore_top and _bottom.
+    # are the pseudo_weight_ignore_top and _bottom that DAFormer published; with DeepLab-v2 they are ours.
     dict(type="PseudoMargins", top=15, bottom=120),
     dict(type="SyncCrop", crop_size=crop_size),
     dict(type="RandomFlip", prob=0.5),

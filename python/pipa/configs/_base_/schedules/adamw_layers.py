@@ -15,8 +15,8 @@ optim_wrapper = dict(
         custom_keys=dict(
             # Heads start from nothing, the projection heads among them ("pipa_heads"): the published 2.8e-5.
             head=dict(lr_mult=10.0),
+            # So do the neck and adapters (encoder = "lora"): ours.
             neck=dict(lr_mult=10.0),
-            # So do adapters (encoder = "lora").
             lora_=dict(lr_mult=10.0),
         ),
         norm_decay_mult=0.0,
