@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +29,7 @@ SCORES: dict[str, tuple[str, int, Callable[[Candidate, str], float | None]]] = {
     "agreement": ("agreement", 1, lambda c, _: c.agreement),
 }
 PAGE = "index.html"
+AGREEMENT = "agree\nment"  # as narrow as a number, on the screen
 _FEWEST = 3  # checkpoints of which a rank correlation says something
 _TRUTH = {"labels": "mIoU on these pictures", "log": "mIoU of the training's own validation"}
 
@@ -112,7 +114,7 @@ def rows_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
             columns.append([_cell(value(c, name), 3, c is best and len(found) > 1) for c in found])
     if any(c.agreement is not None for c in found):
         best = chosen(found, "agreement", names[0])
-        head.append("agree\nment")
+        head.append(AGREEMENT)
         columns.append([_cell(c.agreement, 3, c is best and len(found) > 1) for c in found])
     if result.truth is not None:
         for name in names:
@@ -122,8 +124,9 @@ def rows_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def ranks_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
-    """What each score would choose, and how well it ranks."""
+    """What each score would choose, and how well it ranks; a last checkpoint is one of a single training."""
     found = result.candidates
+    several = len({c.file.parent for c in found}) > 1
     head = ["score", "network", "would choose", "its mIoU", "best", "last", "Spearman"]
     rows = []
     for name in names_of(found):
@@ -133,7 +136,8 @@ def ranks_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
             best = chosen(found, score, name)
             if best is None or not there:
                 continue
-            values = [_cell(value, 2) for value in (best.miou(name), max(there), miou[-1], rank(found, score, name))]
+            last = None if several else miou[-1]
+            values = [_cell(value, 2) for value in (best.miou(name), max(there), last, rank(found, score, name))]
             rows.append([title, name, best.name, *values])
     return head, rows
 
@@ -190,7 +194,7 @@ def plot(result: Comparison, path: Path) -> Path:
     checkpoints are of several trainings."""
     found = result.candidates
     several = len({c.file.parent for c in found}) > 1
-    where = [i if several or c.iteration is None else c.iteration for i, c in enumerate(found)]
+    where = [i if several or c.iteration is None else c.iteration for i, c in enumerate(found, 1)]
     shown: list[tuple[str, Callable[[Candidate, str], float | None]]] = [
         (title, value) for score, (title, _, value) in SCORES.items() if score != "agreement" or found[0].agreement
     ]
@@ -209,6 +213,7 @@ def plot(result: Comparison, path: Path) -> Path:
                     axes.plot(*zip(*pairs, strict=True), marker=".", ls=line, color=colour, label=label)
             axes.set_title(title)
             axes.set_xlabel("line of the table" if several else "iteration")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.grid(color="#ddd")
         panels[0].legend(frameon=False)
         return write_text(path, svg_of(figure))
@@ -225,6 +230,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    names = (escape(name.replace(AGREEMENT, "agreement")).replace("\n", "<br>") for name in head)
+    top = "".join(f"<th>{name}</th>" for name in names)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
