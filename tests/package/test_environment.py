@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,23 @@ def test_an_opencv_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ImportError, match="OpenCV cannot be loaded"):
         demo(tmp_path / "demo")
     assert not (tmp_path / "demo").exists()  # refused before anything is drawn
+
+
+def test_a_machine_without_a_compiler_says_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+    from mmengine.utils.dl_utils import collect_env
+
+    from pipa.mmseg.mmengine_compat import build_runner
+
+    monkeypatch.setitem(sysconfig.get_config_vars(), "CC", "no-such-compiler -pthread")
+    monkeypatch.setattr(Runner, "from_cfg", lambda config: collect_env())
+    assert collect_env()["GCC"] == "n/a"
+    assert "no-such-compiler" in capfd.readouterr().err  # what mmengine alone lets through
+    found: object = build_runner(Config())
+    assert isinstance(found, dict)
+    assert found["GCC"] == "n/a"
+    assert "no-such-compiler" not in capfd.readouterr().err
+    assert sysconfig.get_config_var("CC") == "no-such-compiler -pthread"

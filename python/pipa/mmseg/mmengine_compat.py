@@ -6,6 +6,8 @@ One is overridden elsewhere: ``CheckpointHook._save_best_checkpoint``, in engine
 from __future__ import annotations
 
 import ast
+import shutil
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,23 @@ from torch import Tensor
 
 #: The iterator that IterBasedTrainLoop keeps; a resume makes it anew, as the loop does.
 InfiniteIterator = _InfiniteDataloaderIterator
+
+
+def build_runner(config: Config) -> Runner:
+    """``Runner.from_cfg`` without a shell's remark.
+
+    For its log mmengine asks the compiler that Python was built with for its version, through a shell. Where there is
+    none, the shell says so on the screen, of something that no training needs.
+    """
+    variables = sysconfig.get_config_vars()
+    compiler = variables.get("CC")
+    if not compiler or shutil.which(Path(compiler.split()[0]).name):
+        return Runner.from_cfg(config)
+    variables["CC"] = "false"  # fails in silence; the log has n/a, as it would have
+    try:
+        return Runner.from_cfg(config)
+    finally:
+        variables["CC"] = compiler
 
 
 def is_training(runner: Runner) -> bool:

@@ -34,6 +34,7 @@ from pipa.mmseg.engine.start_checks import (
     sound,
 )
 from pipa.mmseg.engine.valid_mask import valid_mask
+from pipa.mmseg.mmengine_compat import build_runner
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 from pipa.settings import default_settings
 from pipa.step import PipaStep
@@ -61,7 +62,7 @@ def dry_run(config: Mapping[str, Any], iteration: bool = True) -> list[Finding]:
     last = _Last(findings, iteration)
     with tempfile.TemporaryDirectory(prefix="pipa-doctor-") as folder, _quiet():
         try:
-            runner = Runner.from_cfg(_prepared(config, folder))
+            runner = build_runner(_prepared(config, folder))
             runner.hooks.insert(0, first)
             runner.hooks.append(last)
             runner.train()

@@ -19,7 +19,7 @@ from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import choose, fill
 from pipa.mmseg.engine.launcher import init_launcher
 from pipa.mmseg.engine.progress import ProgressHook
-from pipa.mmseg.mmengine_compat import values_of
+from pipa.mmseg.mmengine_compat import build_runner, values_of
 from pipa.mmseg.run.config import read_config
 from pipa.mmseg.run.options import apply, check_option, without_workers
 from pipa.mmseg.run.options import parse as options_of
@@ -96,7 +96,7 @@ def train(
         hook["overwrite"] = True
     config.custom_hooks = [*(config.get("custom_hooks") or []), {"type": ProgressHook.__name__}]
     add_tensorboard(config)
-    runner = Runner.from_cfg(config)
+    runner = build_runner(config)
     try:
         runner.train()
     finally:  # an error must not leave the bar running and the cursor hidden
@@ -118,7 +118,7 @@ def add_tensorboard(config: Config) -> None:
 def evaluate_checkpoint(config: Config, checkpoint: str | Path, teacher: bool = False) -> dict[str, float]:
     """Metrics of a checkpoint on ``test_dataloader``."""
     drop_training(config)
-    runner = Runner.from_cfg(config)
+    runner = build_runner(config)
     load_weights(runner.model, checkpoint, teacher)
     return runner.test()
 
