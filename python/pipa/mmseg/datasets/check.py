@@ -15,7 +15,7 @@ from pipa.environment import ERROR, NOTE, WARNING, Finding
 from pipa.files.images import DataError, open_image, read_color_label, read_image
 from pipa.files.labels import LabelReading, tell_unlisted, unlisted_colors
 from pipa.mmseg.datasets.check_crop import crop_findings
-from pipa.mmseg.datasets.domains import DomainDataset
+from pipa.mmseg.datasets.domain_dataset import DomainDataset
 from pipa.mmseg.datasets.rare_class_sampling import RareClassSampling
 from pipa.mmseg.datasets.transforms import LoadImage, LoadLabel
 

@@ -11,7 +11,7 @@ from mmseg.registry import DATASETS
 from pipa.files.classes import Classes, load_classes
 from pipa.files.images import DataError
 from pipa.files.statistics import STATS_FILE
-from pipa.mmseg.datasets.domains import DomainDataset
+from pipa.mmseg.datasets.domain_dataset import DomainDataset
 
 __all__ = ["Classes", "FolderDataset", "LabelFormat", "load_classes"]
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
@@ -27,36 +26,10 @@ from pipa.files.torch_file import CheckpointError, plain
 from pipa.mmseg.checkpoints.description import describe_in
 from pipa.mmseg.checkpoints.resume import RECORD, check_fit, compare, follow_config, own_settings, record
 from pipa.mmseg.checkpoints.safe_load import allowed
+from pipa.mmseg.engine.safe_backend import BACKEND, SafeBackend
 from pipa.mmseg.engine.stop_signals import StopSignals, isolate
 from pipa.mmseg.engine.work_folder import POINTER, FolderLock, checkpoints, claim, to_resume
 from pipa.mmseg.mmengine_compat import is_resuming, is_training, start_file, start_from
-
-BACKEND = "pipa_safe"
-
-
-class SafeBackend(LocalBackend):
-    """Local files, written by :func:`pipa.files.atomic.write`; what it is told to remove goes at :meth:`flush`."""
-
-    def __init__(self) -> None:
-        self.outdated: list[Path] = []
-
-    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
-        path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, lambda file: file.write(obj), verify)
-
-    def remove(self, filepath: str | Path) -> None:
-        self.outdated.append(Path(filepath))
-
-    def flush(self, keep: Path) -> None:
-        """Remove what was put off, now that `keep` is proved."""
-        for path in self.outdated:
-            if path.resolve() != keep.resolve():
-                path.unlink(missing_ok=True)
-        self.outdated.clear()
-
-
-register_backend(BACKEND, SafeBackend, force=True)
 
 
 def _bare(model: Any) -> Any:
