@@ -11,6 +11,8 @@ import torch
 
 import recorded
 
+pytest.register_assert_rewrite("two_iterations")
+
 
 def pytest_collection_finish() -> None:
     """Everything is imported now and stays. mmengine collects garbage for each data set that is built, and walking

@@ -59,30 +59,6 @@ def shrink(config: Config) -> Config:
     return config
 
 
-def small_data(config: Config, crop: int, image: tuple[int, int]) -> None:
-    """Pipelines and loaders of a training for images of ``image`` (width, height): crops of ``crop``, no workers."""
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            if value.get("type") == "Resize":
-                value.update(scale=image)
-            if value.get("type") == "PseudoMargins":
-                value.update({side: width // 15 for side, width in value.items() if side != "type"})
-            if "crop_size" in value:
-                value["crop_size"] = (crop, crop)
-            if "num_workers" in value:
-                value.update(num_workers=0, persistent_workers=False)
-            if "min_pixels" in value:
-                value["min_pixels"] = 10
-            for item in value.values():
-                walk(item)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                walk(item)
-
-    walk(config._cfg_dict)
-
-
 def signature(config: Config) -> str:
     """What decides a prediction: configs of one signature predict alike."""
     return repr([plain(config.model), plain(config.test_dataloader.dataset.pipeline)])

@@ -1,31 +1,27 @@
-"""Every shipped config is composed as its name says, fits its data, and runs for two iterations at reduced size."""
+"""Configs of DAFormer and HRDA are composed as named, fit their data and hold the published values.
+
+Two iterations of each: test_runs_daformer.py, test_runs_hrda.py.
+"""
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmseg")
 
-import mmengine.runner.runner
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
-import layouts
 from pipa.configs import list_configs, path_of
 from pipa.files.torch_file import CheckpointError
 from pipa.mmseg.checkpoints.keys import convert_state_dict
 from pipa.mmseg.datasets.domains import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
 from pipa.mmseg.models.backbones.mit import MiT
-from small_segmentors import small_data
 
 pytestmark = pytest.mark.slow
 
@@ -249,100 +245,3 @@ def test_weights_load_and_a_wrong_file_is_refused(tmp_path: Path) -> None:
     torch.save(other.state_dict(), tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="is it the file of this encoder"):
         tiny_encoder(tmp_path / "other.pth").init_weights()
-
-
-# -- two iterations ----------------------------------------------------------------------------------------------------
-
-IDS = (0, 1, 6, 13, 255)
-IMAGE = (80, 128)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """All data sets in their official layouts, two images each."""
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("data")
-
-    def pair(image: str, label: str | None, seed: int) -> None:
-        layouts.image(root / image, seed, IMAGE)
-        if label is not None:
-            layouts.label(root / label, seed, IMAGE, IDS)
-
-    for i in (1, 2):
-        pair(f"gta/images/{i:05d}.png", f"gta/labels/{i:05d}_labelTrainIds.png", i)
-        pair(f"synthia/RGB/{i:07d}.png", f"synthia/GT/LABELS/{i:07d}_labelTrainIds.png", i)
-        for split, city in (("train", "aachen"), ("val", "ulm")):
-            stem = f"{split}/{city}/{city}_{i:06d}_000019"
-            label = f"cityscapes/gtFine/{stem}_gtFine_labelTrainIds.png"
-            pair(f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png", label, i)
-        for condition, split in itertools.product(("fog", "night", "rain", "snow"), ("train", "val")):
-            stem = f"{condition}/{split}/GP01/GP01_frame_{i:06d}"
-            label = None if split == "train" else f"acdc/gt/{stem}_gt_labelTrainIds.png"
-            pair(f"acdc/rgb_anon/{stem}_rgb_anon.png", label, i)
-        for split, sequence in (("train", "GOPR0351"), ("val", "GOPR0356")):
-            stem = f"{split}/night/{sequence}/{sequence}_frame_{i:06d}"
-            label = None if split == "train" else f"dark_zurich/gt/{stem}_gt_labelTrainIds.png"
-            pair(f"dark_zurich/rgb_anon/{stem}_rgb_anon.png", label, i)
-    # mmengine collects garbage at every data set it builds: without the modules' objects that takes no time.
-    gc.collect()
-    gc.freeze()
-    yield root
-    gc.unfreeze()
-
-
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without mmengine's account of environment and config, which takes longer than the iterations."""
-    monkeypatch.setattr(mmengine.runner.runner, "collect_env", dict)
-    monkeypatch.setattr(Config, "pretty_text", property(lambda self: ""))
-    monkeypatch.setattr(Config, "dump", lambda self, *_: "")
-
-
-def shrink(cfg: Config, network: str, work_dir: Path) -> Config:
-    """Sizes only: widths, crops, images, warm-up."""
-    crop, patch = {"daformer": (64, 48), "hrda": (80, 64)}[network]
-
-    small_data(cfg, crop, (IMAGE[1], IMAGE[0]))
-    small = ConfigDict(
-        backbone=dict(arch=None, embed_dims=8, num_heads=(1, 2, 5, 8), num_layers=(1, 1, 1, 1), init_cfg=None),
-        decode_head=dict(in_channels=(8, 16, 40, 64), channels=16, decoder_params=dict(embed_dims=16)),
-        data_preprocessor=dict(size=(crop, crop)),
-    )
-    if network == "hrda":
-        small.update(hr_crop_size=(40, 40), test_cfg=dict(crop_size=(80, 80), stride=(40, 40)))
-        small.decode_head.attention_embed_dim = 8
-    cfg.merge_from_dict(dict(model=small))
-    if "pipa" in cfg:
-        cfg.pipa.update(pixel_dim=8, patch_dim=8, projection_hidden=8, patch_warmup=0, mask_block=16)
-        cfg.pipa.update(patch_size=(patch, patch), patch_iou=(0.1, 1.0))
-    cfg.merge_from_dict({"train_cfg.max_iters": 2, "train_cfg.val_interval": 2, "default_hooks.logger.interval": 1})
-    cfg.default_hooks.checkpoint.interval = 100
-    cfg.work_dir, cfg.experiment_name = str(work_dir), f"{work_dir.parent.name}-{work_dir.name}"
-    return cfg
-
-
-@pytest.mark.parametrize("name", MATRIX)
-@pytest.mark.usefixtures("quiet")
-def test_two_iterations(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIPA_DATA", str(data))
-    domains, network, method = parts(name)
-    cfg = shrink(load(name), network, tmp_path)
-    validated = method in ("source_only", "pipa_mic")
-    if not validated:
-        cfg.train_cfg.val_interval = 100
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-
-    (file,) = tmp_path.glob("*/vis_data/scalars.json")
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    train = [line for line in lines if "loss" in line]
-    assert len(train) == 2
-    for line in train:
-        assert all(np.isfinite(value) for key, value in line.items() if key.startswith("loss"))
-        if method != "source_only":
-            assert {key.removeprefix("loss_") for key in line if key.startswith("loss_")} == TERMS[method]
-    if validated:
-        (val,) = (line for line in lines if "mIoU" in line)
-        metrics = {"mIoU", "mIoU16", "mIoU13"} if domains == "synthia2cs" else {"mIoU"}
-        teacher = {f"teacher/{metric}" for metric in metrics} if method != "source_only" else set()
-        assert metrics | teacher <= set(val)

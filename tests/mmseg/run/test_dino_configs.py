@@ -1,4 +1,4 @@
-"""The configs of foundation encoders: composed as named, and run at reduced size; a small one trains for real."""
+"""The configs of foundation encoders are composed as named (test_runs_dino.py runs them); a small one learns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("mmseg")
 pytest.importorskip("timm")
@@ -17,12 +16,10 @@ import mmengine.runner.runner
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-import layouts
 import tiny_vit
 from pipa import toy
 from pipa.configs import list_configs, path_of
 from pipa.mmseg.run.train import load_config
-from small_segmentors import small_data
 
 pytestmark = pytest.mark.slow
 
@@ -95,59 +92,6 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmengine.runner.runner, "collect_env", dict)
     monkeypatch.setattr(Config, "pretty_text", property(lambda self: ""))
     monkeypatch.setattr(Config, "dump", lambda self, *_: "")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("data")
-    for i in (1, 2):
-        layouts.image(root / f"gta/images/{i:05d}.png", i, (80, 128))
-        layouts.label(root / f"gta/labels/{i:05d}_labelTrainIds.png", i, (80, 128), (0, 1, 6, 13, 255))
-        for split, city in (("train", "aachen"), ("val", "ulm")):
-            stem = f"{split}/{city}/{city}_{i:06d}_000019"
-            layouts.image(root / f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png", i, (80, 128))
-            label = root / f"cityscapes/gtFine/{stem}_gtFine_labelTrainIds.png"
-            layouts.label(label, i, (80, 128), (0, 1, 6, 13, 255))
-    return root
-
-
-def shrink(cfg: Config, patch: int, work_dir: Path) -> Config:
-    """Sizes only: four blocks of 32 channels, crops of 4 x 4 patches."""
-    side = 4 * patch
-
-    small_data(cfg, side, (128, 80))
-    cfg.model.backbone.update(init_cfg=None, **tiny_vit.SMALL)
-    cfg.model.neck.embed_dim = tiny_vit.DIM
-    cfg.model.decode_head.update(in_channels=(tiny_vit.DIM,) * 4, channels=16)
-    cfg.model.decode_head.decoder_params.embed_dims = 16
-    cfg.model.data_preprocessor.size = (side, side)
-    cfg.model.test_cfg.stride = (side, side)
-    if "pipa" in cfg:
-        cfg.pipa.update(pixel_dim=8, patch_dim=8, projection_hidden=8, patch_warmup=0, mask_block=patch)
-        cfg.pipa.update(patch_size=(3 * patch, 3 * patch))
-    cfg.merge_from_dict({"train_cfg.max_iters": 2, "train_cfg.val_interval": 100, "default_hooks.logger.interval": 1})
-    cfg.default_hooks.checkpoint.interval = 100
-    cfg.work_dir, cfg.experiment_name, cfg.log_level = str(work_dir), f"dino-{work_dir.name}", "WARNING"
-    return cfg
-
-
-@pytest.mark.parametrize(
-    "name", ["gta2cs_dinov2_vitl14_pipa", "gta2cs_dinov3_vitb16_source_only", "gta2cs_dinov3_vitl16_self_training"]
-)
-def test_two_iterations(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of each method and of both families: the others differ in sizes that are reduced here."""
-    monkeypatch.setenv("PIPA_DATA", str(data))
-    network, method = parts(name)
-    runner = Runner.from_cfg(shrink(Config.fromfile(path_of(name)), NETWORKS[network][1], tmp_path))
-    runner.train()
-    (file,) = tmp_path.glob("*/vis_data/scalars.json")
-    train = [line for line in map(json.loads, file.read_text().splitlines()) if "loss" in line]
-    assert len(train) == 2
-    for line in train:
-        assert all(np.isfinite(value) for key, value in line.items() if key.startswith("loss"))
-        if method != "source_only":
-            assert {key.removeprefix("loss_") for key in line if key.startswith("loss_")} == TERMS[method]
 
 
 def test_a_small_transformer_learns_the_toy_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

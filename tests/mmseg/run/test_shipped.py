@@ -1,26 +1,19 @@
-"""Shipped configs as people meet them: the list, one file to edit, and trainings of what has other shapes."""
+"""Shipped configs as people meet them: the list, one file to edit, what is published in them and what is ours."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("mmseg")
 
-import mmengine.runner.runner
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 
-import layouts
+import pipa.configs
+import two_iterations
 from pipa.commands import cli
 from pipa.configs import compose, figures, groups, list_configs, path_of
 from pipa.mmseg.engine.pipa_hook import PipaHook
@@ -76,13 +69,7 @@ WRITTEN = [
 ]
 
 
-# Those that run in `make test-fast` too.
-FAST = {"toy_pipa", "gta2cs_daformer_pipa", "gta2cs_hrda_mic", "idda_to_iddlite_pipa"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in sorted(set(WRITTEN))]
-)
+@pytest.mark.parametrize("name", sorted(set(WRITTEN)))
 def test_the_written_file_is_the_config(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.py"
     assert cli.main(["configs", name, "--write", str(file)]) == 0
@@ -178,6 +165,15 @@ def test_the_step_takes_the_settings_of_every_config(name: str) -> None:
             assert all(side <= whole for side, whole in zip(given["patch_size"], crop, strict=True))
 
 
+def test_every_composed_config_is_run_for_two_iterations() -> None:
+    """A name that no file of tests would run is that of a file of the folder, which has tests of its own."""
+    run = [name for runs in two_iterations.RUNS for name in two_iterations.names(runs)]
+    assert sorted(run) == sorted(name for name in NAMES if path_of(name).parent != Path(pipa.configs.__file__).parent)
+    assert {f"test_runs_{runs}.py" for runs in two_iterations.RUNS} == {
+        file.name for file in Path(__file__).parent.glob("test_runs_*.py")
+    }
+
+
 # -- what is ours ------------------------------------------------------------------------------------------------------
 
 OURS = {
@@ -198,134 +194,3 @@ def test_values_that_no_paper_gives_are_marked(name: str) -> None:
         place = next(i for i, line in enumerate(lines) if re.match(rf"{variable} ?=", line))
         comment = itertools.takewhile(lambda line: line.startswith("#"), reversed(lines[:place]))
         assert "ours" in " ".join(comment).lower(), variable
-
-
-# -- two iterations ----------------------------------------------------------------------------------------------------
-
-IMAGE = (80, 128)
-SHAPES: list[Any] = []
-
-
-@HOOKS.register_module()
-class ShapesHook(Hook):
-    """Keeps the shapes of what the iterations get."""
-
-    def before_train(self, runner: Runner) -> None:
-        SHAPES.clear()
-        (hook,) = [hook for hook in runner.hooks if type(hook).__name__ == "PipaHook"] or [None]
-        if hook is not None:
-            keep = lambda _module, _args, given: SHAPES.append([given["source"].shape, given["target"].shape])  # noqa: E731
-            hook.pipa.register_forward_pre_hook(keep, with_kwargs=True)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("data")
-    for i in (1, 2):
-        for image, label in (
-            (f"gta/images/{i:05d}.png", f"gta/labels/{i:05d}_labelTrainIds.png"),
-            (f"synthia/RGB/{i:07d}.png", f"synthia/GT/LABELS/{i:07d}_labelTrainIds.png"),
-            (f"cityscapes/leftImg8bit/train/a/a_{i:06d}_000019_leftImg8bit.png", None),
-        ):
-            layouts.image(root / image, i, IMAGE)
-            if label is not None:
-                layouts.label(root / label, i, IMAGE, (0, 1, 6, 13, 255))
-    return root
-
-
-def small(name: str, work: Path, *options: str) -> Config:
-    """Sizes by the config's own variables; widths, margins and the checkpoint by hand."""
-    sizes = ["crop_size=(64, 64)", "source_scale=(128, 80)", "batch_size=2", "num_workers=0", "max_iters=2"]
-    cfg = load_config(name, [*sizes, *options], str(work))
-    backbone, head = cfg.model.backbone, cfg.model.decode_head
-    backbone.init_cfg = None
-    if backbone.type == "ResNet":
-        backbone.update(depth=50, base_channels=4, stem_channels=4)
-        head.in_channels = 128
-    else:
-        backbone.update(arch=None, embed_dims=8, num_heads=(1, 2, 5, 8), num_layers=(1, 1, 1, 1))
-        head.update(in_channels=(8, 16, 40, 64), channels=16)
-        head.decoder_params.embed_dims = 16
-    if "pipa" in cfg:
-        cfg.pipa.update(pixel_dim=8, patch_dim=8, projection_hidden=8, patch_warmup=0, mask_block=16)
-        if cfg.pipa.get("prototype_batches"):
-            cfg.pipa.prototype_batches = 1
-        for step in cfg.target_dataloader.dataset.pipeline:
-            if step.type == "PseudoMargins":
-                step.update(top=1, bottom=8)
-    if cfg.train_dataloader.dataset.type == "RareClassSampling":
-        cfg.train_dataloader.dataset.min_pixels = 10
-    cfg.custom_hooks = [*cfg.custom_hooks, dict(type="ShapesHook")]
-    cfg.default_hooks.logger.interval = 1
-    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
-    cfg.experiment_name = f"{work.parent.name}-{work.name}"
-    return cfg
-
-
-def trained(cfg: Config, batch: int = 2) -> set[str]:
-    """Train; the names of the terms in the log, after a look at losses, batch, crop and learning rate."""
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    (file,) = Path(cfg.work_dir).glob("*/vis_data/scalars.json")
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert len(lines) == 2
-    rate = cfg.optim_wrapper.optimizer.lr
-    for line in lines:
-        assert all(np.isfinite(value) for key, value in line.items() if key.startswith("loss"))
-    assert lines[-1]["base_lr"] < rate  # on its way down to the new end
-    if SHAPES:
-        assert [[(batch, 3, 64, 64)] * 2] * 2 == SHAPES
-    return {key.removeprefix("loss_") for key in lines[-1] if key.startswith("loss_")}
-
-
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
-    monkeypatch.setenv("PIPA_DATA", str(data))
-    monkeypatch.setattr(mmengine.runner.runner, "collect_env", dict)
-
-
-BASE = {"source", "mix"}
-TERMS = {
-    "gta2cs_deeplabv2_r101_dacs": BASE,
-    "synthia2cs_deeplabv2_r101_pixel": BASE | {"pixel"},
-    "synthia2cs_deeplabv2_r101_patch": BASE | {"patch"},
-    "gta2cs_deeplabv2_r101_pipa": BASE | {"pixel", "patch"},
-    "gta2cs_deeplabv2_r101_pipa_proda": BASE | {"pixel", "patch"},
-    "gta2cs_daformer_pipa_proda": BASE | {"pixel", "patch", "feature_distance"},
-    "gta2cs_daformer_pipa_distribution": BASE | {"distribution", "distribution_mix", "patch", "feature_distance"},
-    "gta_synthia2cs_daformer_pipa": BASE | {"pixel", "patch", "feature_distance"},
-    "gta_synthia2cs_daformer_source_only": set(),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TERMS)
-@pytest.mark.usefixtures("quiet")
-def test_two_iterations_of_other_shapes(name: str, tmp_path: Path) -> None:
-    assert trained(small(name, tmp_path)) == TERMS[name]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("quiet")
-def test_prodas_stages_start_from_the_stage_before(tmp_path: Path) -> None:
-    start, name = None, "gta2cs_deeplabv2_r101"
-    terms = {
-        "source_only": set(),
-        "proda": {"source", "target", "structure", "regularizer"},
-        "proda_stage2": {"source", "target", "distillation"},
-        "proda_stage3": {"source", "target", "distillation"},
-    }
-    for method, expected in terms.items():
-        options = ["load_from=null"] if start is None else [f"load_from={start}"]
-        batch = 3 if method == "proda" else 2
-        found = trained(small(f"{name}_{method}", tmp_path / method, *options, f"batch_size={batch}"), batch)
-        assert found == expected
-        saved = torch.load(tmp_path / method / "iter_2.pth", weights_only=True)
-        if start is not None:  # the network that gives the labels is the end of the stage before
-            before = torch.load(start, weights_only=True)["state_dict"]
-            kept = saved["pipa"]["initial"]
-            assert all(torch.equal(kept[key], value) for key, value in before.items())
-            assert not torch.equal(saved["state_dict"]["backbone.conv1.weight"], kept["backbone.conv1.weight"])
-        start = tmp_path / method / "iter_2.pth"
