@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-import pipa.mmseg.engine.pipa_hook
+import pipa.mmseg.engine.iteration
 import tiny
 from pipa import NonFiniteError
 from pipa.gradient_exchange import average
@@ -48,7 +48,7 @@ class MisfortuneHook(Hook):
             spoil(data_batch)
         if self.kind == "nan target":
             hook = tiny.pipa_hook(runner)
-            hook.target = SpoilOnce(hook.target)
+            hook.iteration.target = SpoilOnce(hook.iteration.target)
         if self.kind == "gradient":
             weight = pipa.mmseg.models.segmentors.step_adapter.core_model(runner).decode_head.conv_seg.weight
             self.handle = weight.register_hook(self.spoil_gradient)
@@ -113,7 +113,7 @@ def check_average(core: Any, teacher: Any, failed: bool, group: Any) -> Any:
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text())
     for number, run in enumerate(settings["runs"]):
-        pipa.mmseg.engine.pipa_hook.average = check_average if run.get("check_average") else average
+        pipa.mmseg.engine.iteration.average = check_average if run.get("check_average") else average
         cfg = Config(run["config"])
         init_launcher(cfg, settings["launcher"])
         file = Path(settings["out"]) / f"{number}_{RANK}.pt"

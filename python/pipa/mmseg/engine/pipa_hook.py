@@ -18,46 +18,39 @@ from types import MethodType
 from typing import Any, Unpack
 
 import torch
-from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from pipa._core import NonFiniteError
 from pipa.environment import Finding
-from pipa.files.torch_file import host
-from pipa.gradient_exchange import average
-from pipa.group import Group, PeerNonFiniteError
+from pipa.group import Group
 from pipa.mmseg.checkpoints.description import describe_in
 from pipa.mmseg.checkpoints.resume import need_state
 from pipa.mmseg.datasets.check import check_pairing
-from pipa.mmseg.datasets.soft_labels import add_soft_labels, check_soft_labels, log_probabilities
-from pipa.mmseg.datasets.target_pipeline import as_target
+from pipa.mmseg.datasets.soft_labels import check_soft_labels
+from pipa.mmseg.engine.iteration import Iteration
 from pipa.mmseg.engine.launcher import TIMEOUT
 from pipa.mmseg.engine.network_options import Tuning
 from pipa.mmseg.engine.nonfinite_guard import NonFiniteGuard
-from pipa.mmseg.engine.seeding import seed_iteration
+from pipa.mmseg.engine.pipa_state import HEADS, collect, restore
 from pipa.mmseg.engine.start_checks import (
     NAME,
     check_built,
     check_config,
     check_others,
     hook_places,
-    need_labels,
     refuse,
 )
-from pipa.mmseg.engine.stop_signals import isolate
-from pipa.mmseg.engine.valid_mask import valid_mask
+from pipa.mmseg.engine.target_loader import build_target_loader, check_loaders
 from pipa.mmseg.evaluation.teacher import evaluate
 from pipa.mmseg.mmengine_compat import InfiniteIterator, accumulative_counts, is_resuming, is_training, start_file
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads, core_model, main_head
 from pipa.mmseg.models.sliding import TorchDraws
 from pipa.settings import HOOK_DEFAULTS, HookSettings, default_settings, native_step
 from pipa.step import PipaStep, frozen_copy, wanted_heads
-
-HEADS = "pipa_heads"
 
 
 @HOOKS.register_module()
@@ -123,8 +116,7 @@ class PipaHook(Hook):
         self._imagenet: nn.Module | None = None
         self._heads: nn.ModuleDict | None = None
         self._group: Group | None = None
-        self._crops = torch.Generator()
-        self._ran = False
+        self.iteration: Iteration | None = None
 
     def _configure(self, arguments: dict[str, Any]) -> None:
         """Split arguments into the hook's own and the settings of the iteration; an unknown name is an error."""
@@ -209,35 +201,40 @@ class PipaHook(Hook):
         finally:
             if heads is not None:
                 core.add_module(HEADS, heads)
+        crops = torch.Generator()
         if self.pipa.group is not None and isinstance(getattr(core, "rng", None), TorchDraws):
-            core.rng = TorchDraws(self._crops)  # HRDA's detail crop is one for the batch
+            core.rng = TorchDraws(crops)  # HRDA's detail crop is one for the batch
         if self._saved is not None:
-            self._restore(runner, self._saved)
+            restore(self.pipa, self._imagenet, self._saved, runner.logger)
+            self.guard.skipped = self._saved.get("skipped", 0)
             self._saved = None
         self.tuning.apply(core, self.pipa.teacher, self._imagenet, optimizer=runner.optim_wrapper.optimizer)
         loader = self._target_loader(runner, soft=self.initial_labels is not None)
-        self._check_loaders(runner, loader)
+        check_loaders(runner.train_dataloader, loader, runner.logger)
         if self.initial_labels is not None:
             check_soft_labels(loader.dataset, self.initial_labels, self.pipa.settings["num_classes"])
         self._start_prototypes(runner, core)
         for sampler in (runner.train_dataloader.sampler, loader.sampler):
             if hasattr(sampler, "skip") and hasattr(sampler, "seed"):
                 sampler.seed = runner.seed  # the seed of the checkpoint, when this run resumes one
-        self.target = InfiniteIterator(loader)
-        self.target.skip_iter(runner.iter)
-        hook = self
+        target = InfiniteIterator(loader)
+        target.skip_iter(runner.iter)
+        self.iteration = iteration = Iteration(
+            self.pipa,
+            target,
+            self.guard,
+            self.tuning,
+            crops,
+            self._group,
+            gradient_interval=self.gradient_interval,
+            check_interval=self.check_interval,
+        )
         runner.model.train_step = MethodType(
-            lambda _model, data, optim_wrapper: hook.step(runner, core, data, optim_wrapper), runner.model
+            lambda _model, data, optim_wrapper: iteration.run(runner, core, data, optim_wrapper), runner.model
         )
 
     def _target_loader(self, runner: Runner, soft: bool = False) -> Any:
-        cfg = copy.deepcopy(self.target_cfg or {})
-        if soft:
-            add_soft_labels(cfg, str(self.initial_labels))
-        loader = Runner.build_dataloader(cfg, seed=runner.seed, diff_rank_seed=False)
-        as_target(loader.dataset)
-        isolate(loader)
-        return loader
+        return build_target_loader(self.target_cfg or {}, runner.seed, self.initial_labels if soft else None)
 
     def _start_prototypes(self, runner: Runner, core: nn.Module) -> None:
         """First values of the prototypes, from a loader of its own: the training's draws stay what they are."""
@@ -297,88 +294,22 @@ class PipaHook(Hook):
         step.tell = partial(print_log, logger="current", level=logging.WARNING)
         return step.to(next(core.parameters()).device)
 
-    def _check_loaders(self, runner: Runner, target: Any) -> None:
-        source = runner.train_dataloader
-        if source.batch_size != target.batch_size:
-            raise ValueError(
-                "PipaHook: train_dataloader and target_dataloader must have one batch_size, "
-                f"got {source.batch_size} and {target.batch_size}"
-            )
-        if not hasattr(target.sampler, "skip"):
-            runner.logger.warning(
-                "PipaHook: target_dataloader's sampler cannot skip, so a resumed run repeats its data slowly; "
-                "use sampler=dict(type='DrawSampler', stream=1)"
-            )
-
     # -- one iteration -----------------------------------------------------------------------------------------------
 
     def _backward(self, loss: Tensor) -> None:
-        self._wrapper.backward(loss)
-        # A gradient scaler makes infinities on purpose, and handles them.
-        if self._check and not hasattr(self._wrapper, "loss_scaler"):
-            self.guard.after_backward(self._core, self._iteration)
-
-    def step(self, runner: Runner, core: Any, data: dict[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
-        """One iteration with the optimiser's step; returns the scalars for mmengine's log."""
-        assert self.pipa is not None  # made in before_train
-        self._wrapper, self._core, self._iteration, self._ran = optim_wrapper, core, runner.iter, True
-        target = next(self.target)
-        # After both loaders: making a loader's iterator draws from torch's generator, and a resume makes a new one.
-        self._crops.manual_seed(seed_iteration(self.pipa, runner.seed, runner.iter))
-        source = core.data_preprocessor(data, True)
-        target = core.data_preprocessor(target, True)
-        gradients = self.gradient_interval > 0 and (runner.iter + 1) % self.gradient_interval == 0
-        due = self.check_interval > 0 and (runner.iter + 1) % self.check_interval == 0
-        self._check = due or source["inputs"].device.type == "cpu"
-        need_labels(source["data_samples"])
-        batch = {
-            "source": self.tuning.image(source["inputs"]),
-            "source_label": torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in source["data_samples"]]),
-            "target": self.tuning.image(target["inputs"]),
-            "valid_mask": valid_mask(target["data_samples"], target["inputs"].device),
-            "initial_logits": log_probabilities(target["data_samples"], target["inputs"].device),
-        }
-        networks = self.pipa.networks
-        assert isinstance(networks, SegmentorNetworks)
-        networks.samples = source["data_samples"]
-        self.guard.begin(core, self.pipa)
-        group, error, failed = self.pipa.group, None, False
-        log: dict[str, Tensor] = {}
-        try:
-            with optim_wrapper.optim_context(core):
-                log = self.pipa(**batch, log_gradients=gradients, check_finite=self._check)
-        except PeerNonFiniteError:
-            failed = True
-        except NonFiniteError as found:
-            failed = True
-            files = [str(s.metainfo.get("img_path")) for s in (*source["data_samples"], *target["data_samples"])]
-            error = self.guard.failed(runner, self.pipa, found, batch, files)
-        if group is None:
-            failures = average(core, self.pipa.teacher, failed, self._group)
-            # Reading the count waits for the device; a process can only have failed where it has looked.
-            failed = failed or (self._check and failures is not None and bool(failures > 0))
-        elif failed:
-            group.meet("barrier")  # all know; the one that failed has kept its batch before another ends the run
-        else:
-            average(core, self.pipa.teacher, False, group)
-        if failed:
-            optim_wrapper.zero_grad()
-            self.guard.drop(runner, self.pipa, error)
-            return {"skipped_iterations": torch.tensor(float(self.guard.skipped))}
-        self.guard.good()
-        optim_wrapper.step()
-        optim_wrapper.zero_grad()
-        return log
+        assert self.iteration is not None  # made in before_train
+        self.iteration.backward(loss)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        if self.pipa is not None and not self._ran:
+        if self.iteration is not None and not self.iteration.ran:
             raise ValueError(
                 "PipaHook: another hook or wrapper has replaced the model's train_step, so the training is no domain "
                 "adaptation; take it out"
             )
-        self._ran = False
+        if self.iteration is not None:
+            self.iteration.ran = False
 
     # -- validation and checkpoints ----------------------------------------------------------------------------------
 
@@ -398,45 +329,6 @@ class PipaHook(Hook):
         if self.pipa is None:
             return
         describe_in(checkpoint, runner)
-        state = checkpoint["state_dict"]
-        heads = {key: state.pop(key) for key in list(state) if key.startswith(f"{HEADS}.")}
-        own = host(self.pipa.get_extra_state())
-        checkpoint["pipa"] = {
-            "teacher": host(self.pipa.teacher.state_dict()),
-            "heads": host({key[len(HEADS) + 1 :]: value for key, value in heads.items()}),
-            "initial": None if self.pipa.initial is None else host(self.pipa.initial.state_dict()),
-            "imagenet": None if self._imagenet is None else host(self._imagenet.state_dict()),
-            "step": own,
-            "banks": self._banks,
-            "skipped": self.guard.skipped,
-            "world_size": get_world_size(),
-        }
+        own = collect(self.pipa, self._imagenet, checkpoint["state_dict"])
+        checkpoint["pipa"] = {**own, "banks": self._banks, "skipped": self.guard.skipped}
         self._banks = None
-
-    def _restore(self, runner: Runner, saved: dict[str, Any]) -> None:
-        assert self.pipa is not None
-        self.pipa.teacher.load_state_dict(saved["teacher"])
-        if self.pipa.initial is not None:
-            if saved.get("initial") is None:
-                raise ValueError(
-                    "resume: label_network='initial' or distillation_weight needs the network that the training "
-                    "started from, which the saved training did not keep; resume with the settings it was started with"
-                )
-            self.pipa.initial.load_state_dict(saved["initial"])
-        if self._imagenet is not None:
-            if saved["imagenet"] is None:
-                raise ValueError(
-                    "resume: feature_distance_weight is above 0, but the saved training had no ImageNet model; "
-                    "resume with the settings it was started with"
-                )
-            self._imagenet.load_state_dict(saved["imagenet"])
-        state, banks, world = dict(saved["step"]), saved.get("banks"), saved["world_size"]
-        if world != get_world_size():
-            runner.logger.warning(
-                f"PipaHook: the checkpoint was saved by {world} processes and {get_world_size()} go on: the training "
-                "is resumed, but its data and draws are not those of the uninterrupted run"
-            )
-        if banks is not None:
-            state["bank"] = banks[0 if self.pipa.group is not None else get_rank() % len(banks)]
-        self.pipa.set_extra_state(state)
-        self.guard.skipped = saved.get("skipped", 0)
