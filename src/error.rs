@@ -1,6 +1,6 @@
 //! The one error type of the crate. Every message names the operation or argument, what was expected and what came.
 
-use tch::TchError;
+use tch::{Device, TchError, Tensor};
 
 /// Result of every fallible function in the crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -18,8 +18,8 @@ pub enum Error {
     #[error("{0}")]
     DType(String),
     /// Two arguments lie on different devices (Python: `pipa.DeviceError`, a `ValueError`).
-    #[error("{0}")]
-    Device(String),
+    #[error("{}", apart(name, &device_name(found), other_name, &device_name(other)))]
+    Device { name: String, found: Tensor, other_name: String, other: Tensor },
     /// A loss is NaN or infinite (Python: `pipa.NonFiniteError`, an `ArithmeticError`).
     #[error("{0}")]
     NonFinite(String),
@@ -32,6 +32,21 @@ pub enum Error {
     /// A call back into the caller's code failed; the bindings raise the original exception again unchanged.
     #[error("{0}")]
     Caller(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What [`Error::Device`] says, with the names of the devices.
+pub fn apart(name: &str, device: &str, other_name: &str, other: &str) -> String {
+    format!("{name} is on {device} but {other_name} is on {other}: move them to one device")
+}
+
+/// The device as torch writes it. tch knows four kinds and calls every other one (meta, XLA) MPS: the bindings ask Python.
+fn device_name(tensor: &Tensor) -> String {
+    match tensor.device() {
+        Device::Cpu => "cpu".into(),
+        Device::Cuda(index) => format!("cuda:{index}"),
+        Device::Mps => "mps".into(),
+        Device::Vulkan => "vulkan".into(),
+    }
 }
 
 /// libtorch appends a C++ stack to its messages; the first line says what was wrong.

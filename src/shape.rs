@@ -56,9 +56,10 @@ pub fn check_device(tensor: &Tensor, name: &str, reference: &Tensor, reference_n
     if tensor.device() == reference.device() {
         return Ok(());
     }
-    Err(Error::Device(format!(
-        "{name} is on {:?} but {reference_name} is on {:?}: move them to one device",
-        tensor.device(),
-        reference.device()
-    )))
+    Err(Error::Device {
+        name: name.into(),
+        found: tensor.shallow_clone(),
+        other_name: reference_name.into(),
+        other: reference.shallow_clone(),
+    })
 }

@@ -2,7 +2,7 @@
 //! wrapper that crosses it.
 
 use super::autocast;
-use crate::error::{Error, Result};
+use crate::error::{apart, Error, Result};
 use crate::resize::set_deterministic;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyArithmeticError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
@@ -33,7 +33,9 @@ impl From<Error> for PyErr {
             Error::Value(_) => PyValueError::new_err(text),
             Error::Shape(_) => ShapeError::new_err(text),
             Error::DType(_) => DTypeError::new_err(text),
-            Error::Device(_) => DeviceError::new_err(text),
+            Error::Device { name, found, other_name, other } => {
+                DeviceError::new_err(apart(&name, &device_of(found), &other_name, &device_of(other)))
+            }
             Error::NonFinite(_) => NonFiniteError::new_err(text),
             Error::Torch(_) => PyRuntimeError::new_err(text),
             Error::Io { .. } => PyOSError::new_err(text),
@@ -43,6 +45,12 @@ impl From<Error> for PyErr {
             },
         }
     }
+}
+
+/// The device of a tensor as torch itself writes it.
+fn device_of(tensor: Tensor) -> String {
+    Python::with_gil(|py| PyResult::Ok(T(tensor).into_pyobject(py)?.getattr("device")?.str()?.to_string()))
+        .unwrap_or_else(|_| "another device".into())
 }
 
 impl From<PyErr> for Error {

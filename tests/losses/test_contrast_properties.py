@@ -320,3 +320,13 @@ def test_errors_name_the_argument() -> None:
     for call, kind, name in rows:
         with pytest.raises(kind, match=name):
             call()
+
+
+def test_devices_are_named_as_torch_names_them() -> None:
+    """tch knows no meta device and calls it MPS."""
+    x = torch.randn(4, 3)
+    meta, ids = x.to("meta"), torch.arange(4)
+    with pytest.raises(pipa.DeviceError, match=r"key_md is on cpu but anchor_nd is on meta: move them to one device"):
+        F.contrast(meta, x, ids)
+    with pytest.raises(pipa.DeviceError, match=r"key_md is on meta but anchor_nd is on cpu"):
+        F.contrast(x, meta, ids)
