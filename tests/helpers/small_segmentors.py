@@ -35,28 +35,33 @@ def shrink(config: Config) -> Config:
 
     walk(config._cfg_dict)
     model = config.model
-    backbone, head = model.backbone, model.decode_head
-    if backbone.type == "MiT":
-        backbone.update(arch=None, embed_dims=8, num_heads=(1, 2, 5, 8), num_layers=(1, 1, 1, 1))
-        head.update(in_channels=(8, 16, 40, 64), channels=16)
-        head.decoder_params.embed_dims = 16
-        if model.type == "HRDAEncoderDecoder":
-            head.attention_embed_dim = 8
-    if backbone.type == "ResNet":  # DeepLab-v2's, with all of its layers
-        backbone.update(base_channels=4, stem_channels=4)
-        head.in_channels = 4 * 32
-    if backbone.type == "ViTPyramid":
-        backbone.update(**tiny_vit.SMALL)
-        model.neck.embed_dim = tiny_vit.DIM
-        head.update(in_channels=(tiny_vit.DIM,) * 4, channels=16)
-        head.decoder_params.embed_dims = 16
-    if backbone.get("pretrained"):
-        backbone.pretrained = False
+    narrow(model)
+    if model.backbone.get("pretrained"):
+        model.backbone.pretrained = False
     if model.type == "HRDAEncoderDecoder":
         model.update(hr_crop_size=(DETAIL, DETAIL))
     if model.test_cfg.get("mode") == "slide":
         model.test_cfg.update(crop_size=(CROP, CROP), stride=(CROP // 2, CROP // 2))
     return config
+
+
+def narrow(model: ConfigDict) -> None:
+    """Few channels, and few layers where they can be chosen, of encoder and head."""
+    backbone, head = model.backbone, model.decode_head
+    channels: tuple[int, ...] = (8, 16, 40, 64)
+    if backbone.type == "ResNet":  # DeepLab-v2's, with all of its layers
+        backbone.update(base_channels=4, stem_channels=4)
+        head.in_channels = 4 * 32
+    elif backbone.type in ("MiT", "ViTPyramid"):
+        if backbone.type == "MiT":
+            backbone.update(arch=None, embed_dims=8, num_heads=(1, 2, 5, 8), num_layers=(1, 1, 1, 1))
+        else:
+            backbone.update(tiny_vit.SMALL)
+            model.neck.embed_dim, channels = tiny_vit.DIM, (tiny_vit.DIM,) * 4
+        head.update(in_channels=channels, channels=16)
+        head.decoder_params.embed_dims = 16
+    if model.type == "HRDAEncoderDecoder":
+        head.attention_embed_dim = 8
 
 
 def signature(config: Config) -> str:

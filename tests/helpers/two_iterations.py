@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,10 @@ from mmseg.utils import register_all_modules
 from torch import Tensor
 
 import layouts
-import tiny_vit
 from pipa.configs import list_configs
 from pipa.mmseg.run.train import load_config
 from pipa.step import default_settings
+from small_segmentors import narrow
 from tiny import pipa_hook
 
 # tests/mmseg/run/test_runs_NAME.py -> the networks whose configs it runs.
@@ -79,14 +77,9 @@ def parts(name: str) -> tuple[str, str, str]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    root = layouts.domains(tmp_path_factory.mktemp("data"), IMAGE)
-    # mmengine collects garbage at every data set it builds: without the modules' objects that takes no time.
-    gc.collect()
-    gc.freeze()
-    yield root
-    gc.unfreeze()
+    return layouts.domains(tmp_path_factory.mktemp("data"), IMAGE)
 
 
 @pytest.fixture
@@ -112,7 +105,10 @@ def shrink(name: str, work: Path, start: Path | None = None) -> Config:
     options = [f"{key}={value}" for key, value in sizes.items() if key in shipped]
     # ProDA's batch is another than that of the rest.
     cfg = load_config(name, [*options, f"batch_size={shipped.batch_size // 2 + 1}"], str(work))
-    shrink_network(cfg.model)
+    cfg.model.backbone.init_cfg = None
+    if cfg.model.backbone.type == "ResNet":
+        cfg.model.backbone.depth = 50
+    narrow(cfg.model)
     if "pipa" in cfg:
         # Two iterations, of which the second is past the warm-up.
         small = dict(pixel_dim=8, patch_dim=8, projection_hidden=8, patch_warmup=1)
@@ -134,25 +130,6 @@ def shrink(name: str, work: Path, start: Path | None = None) -> Config:
     changed = {key for key in differences(shipped, cfg) if key.rsplit(".", 1)[-1] not in allowed(key)}
     assert not changed, changed
     return cfg
-
-
-def shrink_network(model: ConfigDict) -> None:
-    backbone, head = model.backbone, model.decode_head
-    backbone.init_cfg = None
-    if backbone.type == "ResNet":
-        backbone.update(depth=50, base_channels=4, stem_channels=4)
-        head.in_channels = 128
-        return
-    channels: tuple[int, ...] = (8, 16, 40, 64)
-    if backbone.type == "ViTPyramid":
-        backbone.update(tiny_vit.SMALL)
-        model.neck.embed_dim, channels = tiny_vit.DIM, (tiny_vit.DIM,) * 4
-    else:
-        backbone.update(arch=None, embed_dims=8, num_heads=(1, 2, 5, 8), num_layers=(1, 1, 1, 1))
-    head.update(in_channels=channels, channels=16)
-    head.decoder_params.embed_dims = 16
-    if model.type == "HRDAEncoderDecoder":
-        head.attention_embed_dim = 8
 
 
 def allowed(key: str) -> set[str]:
