@@ -126,7 +126,6 @@ def rows_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
 def ranks_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
     """What each score would choose, and how well it ranks; a last checkpoint is one of a single training."""
     found = result.candidates
-    several = len({c.file.parent for c in found}) > 1
     head = ["score", "network", "would choose", "its mIoU", "best", "last", "Spearman"]
     rows = []
     for name in names_of(found):
@@ -136,7 +135,7 @@ def ranks_of(result: Comparison) -> tuple[list[str], list[list[str]]]:
             best = chosen(found, score, name)
             if best is None or not there:
                 continue
-            last = None if several else miou[-1]
+            last = None if result.several else miou[-1]
             values = [_cell(value, 2) for value in (best.miou(name), max(there), last, rank(found, score, name))]
             rows.append([title, name, best.name, *values])
     return head, rows
@@ -193,8 +192,7 @@ def plot(result: Comparison, path: Path) -> Path:
     """Each score, and the mIoU where it is known, against the iteration; against the place in the table where the
     checkpoints are of several trainings."""
     found = result.candidates
-    several = len({c.file.parent for c in found}) > 1
-    where = [i if several or c.iteration is None else c.iteration for i, c in enumerate(found, 1)]
+    where = [i if result.several or c.iteration is None else c.iteration for i, c in enumerate(found, 1)]
     shown: list[tuple[str, Callable[[Candidate, str], float | None]]] = [
         (title, value) for score, (title, _, value) in SCORES.items() if score != "agreement" or found[0].agreement
     ]
@@ -209,10 +207,10 @@ def plot(result: Comparison, path: Path) -> Path:
                 if pairs:
                     colour = "#555" if title == "agreement" else COLOURS[name]
                     label = None if title == "agreement" else name
-                    line = "" if several else "-"
+                    line = "" if result.several else "-"
                     axes.plot(*zip(*pairs, strict=True), marker=".", ls=line, color=colour, label=label)
             axes.set_title(title)
-            axes.set_xlabel("line of the table" if several else "iteration")
+            axes.set_xlabel("line of the table" if result.several else "iteration")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.grid(color="#ddd")
         panels[0].legend(frameon=False)

@@ -31,19 +31,16 @@ class Candidate:
     """One checkpoint.
 
     Attributes:
-        name: its path below the folder that was asked for.
         networks: scores by "student" and "teacher", as far as the file holds them.
         agreement: share of pixels on whose label the two agree.
+        name: its path below the folder that was asked for.
     """
 
     file: Path
     iteration: int | None
     networks: dict[str, Scores]
     agreement: float | None
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        self.name = self.name or self.file.name
+    name: str
 
     def miou(self, name: str) -> float | None:
         """mIoU of a network in per cent, where it is there and known."""
@@ -58,6 +55,11 @@ class Comparison:
     candidates: list[Candidate] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     truth: str | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether the candidates are of several trainings."""
+        return len({candidate.file.parent for candidate in self.candidates}) > 1
 
 
 def compare(
