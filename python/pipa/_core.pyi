@@ -119,7 +119,14 @@ def choose_anchors(
     rng: _State,
 ) -> tuple[Tensor, Tensor, list[int]]: ...
 def patch_contrast(
-    patch1: Tensor, patch2: Tensor, overlap1: _Box, overlap2: _Box, flip1: bool, flip2: bool, temperature: float
+    patch1: Tensor,
+    patch2: Tensor,
+    overlap1: _Box,
+    overlap2: _Box,
+    flip1: bool,
+    flip2: bool,
+    labels: tuple[Tensor, Tensor] | None,
+    temperature: float,
 ) -> Tensor: ...
 def patch_contrast_gated(
     feat1: Tensor,

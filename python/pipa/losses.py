@@ -144,10 +144,11 @@ class PatchContrastLoss(nn.Module):
         overlap2: Box,
         flip1: bool = False,
         flip2: bool = False,
+        labels: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """See :func:`pipa.functional.patch_contrast`."""
         return F.patch_contrast(
-            patch1_bdhw, patch2_bdhw, overlap1, overlap2, flip1, flip2, temperature=self.temperature
+            patch1_bdhw, patch2_bdhw, overlap1, overlap2, flip1, flip2, labels, temperature=self.temperature
         )
 
     def extra_repr(self) -> str:

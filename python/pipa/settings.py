@@ -43,6 +43,10 @@ exactly; the streaming kernel needs no pair matrix, but time grows with the squa
 """
 PatchSource = Literal["mixed", "target"]
 """``"mixed"``: The mixed image (the text of the paper). ``"target"``: The target image (the figure of the paper)."""
+PatchNegatives = Literal["all", "other_classes"]
+"""``"all"``: All but the pair itself (the paper). ``"other_classes"``: Those of another label: pasted pixels have
+the source's, the others their pseudo-label. The released code takes its negatives so, out of a memory bank.
+"""
 DistanceForm = Literal["euclidean", "cosine"]
 """``"euclidean"``: Euclidean norm of their difference (DAFormer). ``"cosine"``: 0.9 (1 - cosine) + 0.1 smooth L1,
 the mean over channels (foundation encoders; VFM-UDA++).
@@ -147,6 +151,8 @@ class StepSettings(TypedDict, total=False):
     """Each crop is mirrored with probability one half. Default True."""
     patch_source: PatchSource
     """Image the crops are cut from. Default "mixed"."""
+    patch_negatives: PatchNegatives
+    """Which features of the crops repel. Default "all"."""
     distribution_weight: float
     """Factor of the contrast with the running distribution of each class (SePiCo), on the pixel embedding: beside
     the pixel contrast or, with ``pixel_weight`` 0, in its place. 0 switches it off. Default 0.0, >= 0.
@@ -233,6 +239,8 @@ class HookSettings(StepSettings, total=False):
     """Channels of the patch embedding (128 in the paper)."""
     projection_hidden: int | None
     """Channels between the two convolutions of a projection head; None: the sum of the encoder's channels."""
+    projection_layers: Sequence[int] | None
+    """Which of the encoder's maps the embeddings see, as positions (-1: the deepest); None: all."""
     evaluate_teacher: bool
     """Each validation evaluates the teacher too; its metrics are logged and saved under ``teacher/``."""
     joined: bool
@@ -262,6 +270,7 @@ HOOK_DEFAULTS: dict[str, Any] = {
     "pixel_dim": 256,
     "patch_dim": 128,
     "projection_hidden": 256,
+    "projection_layers": None,
     "evaluate_teacher": True,
     "joined": True,
     "prototype_batches": 0,

@@ -66,6 +66,8 @@ class PipaStep(nn.Module):
         pixel_dim, patch_dim: channels of the two embeddings (256 and 128 in the paper).
         projection_hidden: channels between the two convolutions of a head; None takes the sum of the feature channels,
             as the released code does (1024 for MiT-B5).
+        projection_layers: which of the encoder's maps the embeddings see, as positions from shallow to deep (``[-1]``:
+            the deepest alone); None: all, as the released code does. Their size is the finest map's in any case.
         backward: called with each loss instead of ``loss.backward()`` (gradient scalers, for example).
         adapter: own subclass of :class:`pipa.networks.Networks`, for networks with several heads or crops.
         heads: projection heads made by the caller, ``pixel_head`` and ``patch_head``; they stay the caller's.
@@ -108,6 +110,7 @@ class PipaStep(nn.Module):
         pixel_dim: int = 256,
         patch_dim: int = 128,
         projection_hidden: int | None = 256,
+        projection_layers: Sequence[int] | None = None,
         backward: Callable[[Tensor], Any] | None = None,
         adapter: Callable[..., Networks] | None = None,
         heads: nn.ModuleDict | None = None,
@@ -158,7 +161,8 @@ class PipaStep(nn.Module):
         if own and wants:
             channels = feature_channels if self._trial is None else self._trial.channels
             dims = {"pixel": pixel_dim, "patch": patch_dim}
-            heads = projection_heads(sum(channels or []), {name: dims[name] for name in wants}, projection_hidden, core)
+            dims = {name: dims[name] for name in wants}
+            heads = projection_heads(channels or [], dims, projection_hidden, projection_layers, core)
         self.heads = heads if own else None
         made: dict[str, nn.Module] = {} if heads is None else dict(heads.items())
         missing = [name for name in wants if f"{name}_head" not in made]

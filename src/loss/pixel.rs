@@ -54,9 +54,11 @@ impl PixelContrast {
     ) -> Result<Tensor> {
         check_rank(embedding_bdhw, 4, "embedding_bdhw", "[B,D,H,W]")?;
         check_float(embedding_bdhw, "embedding_bdhw")?;
-        let label_bhw = joined(group, &self.resized(label_bhw, embedding_bdhw, "label_bhw")?)?;
+        let label_bhw = joined(group, &nearest_to(label_bhw, embedding_bdhw, "label_bhw", "embedding_bdhw")?)?;
         let prediction_bhw = match prediction_bhw {
-            Some(prediction) => Some(joined(group, &self.resized(prediction, embedding_bdhw, "prediction_bhw")?)?),
+            Some(prediction) => {
+                Some(joined(group, &nearest_to(prediction, embedding_bdhw, "prediction_bhw", "embedding_bdhw")?)?)
+            }
             None => None,
         };
         let label_p = label_bhw.f_reshape([-1])?;
@@ -77,7 +79,7 @@ impl PixelContrast {
         // On the CPU there is no filler, so nothing needs masking.
         let valid_n = (label_n.device() != Device::Cpu).then_some(&anchors.valid_n);
         let Some(bank) = bank else {
-            let masks = Masks { anchor_n: valid_n, key_m: valid_n, tile: None };
+            let masks = Masks { anchor_n: valid_n, key_m: valid_n, ..Masks::default() };
             let positive = Positive::Class { anchor_n: &label_n, key_m: &label_n };
             return contrast(
                 contrast::Anchors::Keys(None),
@@ -94,7 +96,7 @@ impl PixelContrast {
         let key_md = Tensor::f_cat(&[&anchor_nd, &bank_sd.f_to_kind(anchor_nd.f_kind()?)?], 0)?;
         let key_label_m = Tensor::f_cat(&[&label_n, &bank_label_s], 0)?;
         let key_valid_m = Tensor::f_cat(&[&anchors.valid_n, &filled_s], 0)?;
-        let masks = Masks { anchor_n: valid_n, key_m: Some(&key_valid_m), tile: None };
+        let masks = Masks { anchor_n: valid_n, key_m: Some(&key_valid_m), ..Masks::default() };
         let positive = Positive::Class { anchor_n: &label_n, key_m: &key_label_m };
         let loss =
             contrast(contrast::Anchors::Own(&anchor_nd), &key_md, positive, Some(&self_n), self.temperature, masks)?;
@@ -107,20 +109,21 @@ impl PixelContrast {
         }
         Ok(loss)
     }
+}
 
-    fn resized(&self, map_bhw: &Tensor, embedding_bdhw: &Tensor, name: &str) -> Result<Tensor> {
-        check_rank(map_bhw, 3, name, "[B,H,W]")?;
-        check_integer(map_bhw, name)?;
-        check_device(map_bhw, name, embedding_bdhw, "embedding_bdhw")?;
-        let (from, to) = (map_bhw.size(), embedding_bdhw.size());
-        if from[0] != to[0] {
-            return Err(Error::shape(format!("{name}: expected batch {} as embedding_bdhw, got {from:?}", to[0])));
-        }
-        if (from[1] == 0 && to[2] > 0) || (from[2] == 0 && to[3] > 0) {
-            return Err(Error::shape(format!("{name}: expected at least one pixel, got {from:?}")));
-        }
-        nearest(&map_bhw.f_to_kind(Kind::Int64)?, to[2], to[3])
+/// Class ids of any size at the positions of `like_bdhw`, checked; the names are for the message.
+pub fn nearest_to(map_bhw: &Tensor, like_bdhw: &Tensor, name: &str, like_name: &str) -> Result<Tensor> {
+    check_rank(map_bhw, 3, name, "[B,H,W]")?;
+    check_integer(map_bhw, name)?;
+    check_device(map_bhw, name, like_bdhw, like_name)?;
+    let (from, to) = (map_bhw.size(), like_bdhw.size());
+    if from[0] != to[0] {
+        return Err(Error::shape(format!("{name}: expected batch {} as {like_name}, got {from:?}", to[0])));
     }
+    if (from[1] == 0 && to[2] > 0) || (from[2] == 0 && to[3] > 0) {
+        return Err(Error::shape(format!("{name}: expected at least one pixel, got {from:?}")));
+    }
+    nearest(&map_bhw.f_to_kind(Kind::Int64)?, to[2], to[3])
 }
 
 /// Nearest-neighbour resize of an integer map; exact for any id. Same source pixel as torch's mode "nearest".

@@ -40,7 +40,7 @@ fn masked_filler_equals_plain_selection() -> Result<()> {
     let own = Tensor::f_arange(n, (Kind::Int64, tch::Device::Cpu))?;
     for tile in [None, Some((5, 4))] {
         let x = random(&[n, 5], 3).set_requires_grad(true);
-        let masks = Masks { anchor_n: Some(&valid), key_m: Some(&valid), tile };
+        let masks = Masks { anchor_n: Some(&valid), key_m: Some(&valid), tile, ..Masks::default() };
         let positive = Positive::Class { anchor_n: &label, key_m: &label };
         let masked = contrast(Anchors::Keys(None), &x, positive, Some(&own), 0.1, masks)?;
         let y = x.f_index_select(0, &index)?;
@@ -67,6 +67,42 @@ fn masked_filler_equals_plain_selection() -> Result<()> {
 
 fn own_of(n: i64) -> Result<Tensor> {
     Ok(Tensor::f_arange(n, (Kind::Int64, tch::Device::Cpu))?)
+}
+
+/// Keys of an anchor's own class leave its denominator, whatever the tiles; its positive stays.
+#[test]
+fn negatives_of_other_classes_equal_plain_selection() -> Result<()> {
+    let (n, m) = (7i64, 11i64);
+    let (anchor, key) = (random(&[n, 4], 5).set_requires_grad(true), random(&[m, 4], 6).set_requires_grad(true));
+    let anchor_class = [0i64, 1, 2, 0, 1, 5, 0];
+    let key_class = [0i64, 1, 2, 0, 1, 2, 0, 1, 2, 255, 0];
+    let positive = [3i64, 2, -1, 10, 4, 9, 0];
+    let (anchor_n, key_m) = (Tensor::f_from_slice(&anchor_class)?, Tensor::f_from_slice(&key_class)?);
+    let positive_n = Tensor::f_from_slice(&positive)?;
+    let mut sum = Tensor::f_zeros([] as [i64; 0], (Kind::Double, tch::Device::Cpu))?;
+    for i in (0..n as usize).filter(|&i| positive[i] >= 0) {
+        let kept: Vec<i64> = (0..m).filter(|&k| k == positive[i] || key_class[k as usize] != anchor_class[i]).collect();
+        let at = kept.iter().position(|&k| k == positive[i]).unwrap_or(0) as i64;
+        let few = key.f_index_select(0, &Tensor::f_from_slice(&kept)?)?;
+        let one = anchor.f_narrow(0, i as i64, 1)?;
+        let at = Tensor::f_from_slice(&[at])?;
+        let cost = contrast(Anchors::Own(&one), &few, Positive::Index(&at), None, 0.1, Masks::default())?;
+        sum = sum.f_add(&cost)?;
+    }
+    let expected = sum.f_div_scalar(positive.iter().filter(|&&p| p >= 0).count() as i64)?;
+    for tile in [None, Some((1, 1)), Some((3, 4)), Some((100, 5))] {
+        let masks = Masks { class_nm: Some((&anchor_n, &key_m)), tile, ..Masks::default() };
+        let loss = contrast(Anchors::Own(&anchor), &key, Positive::Index(&positive_n), None, 0.1, masks)?;
+        assert!((loss.double_value(&[]) - expected.double_value(&[])).abs() < 1e-12);
+        for x in [&anchor, &key] {
+            let difference = gradient(&loss, x) - gradient(&expected, x);
+            assert!(difference.abs().max().double_value(&[]) < 1e-12);
+        }
+    }
+    let masks = Masks { class_nm: Some((&anchor_n, &key_m)), ..Masks::default() };
+    let by_class = Positive::Class { anchor_n: &anchor_n, key_m: &key_m };
+    assert!(contrast(Anchors::Own(&anchor), &key, by_class, None, 0.1, masks).is_err());
+    Ok(())
 }
 
 #[test]
@@ -132,7 +168,7 @@ proptest! {
         let (a, b) = (area(&edges[..4]), area(&edges[4..]));
         let inside = |x: BoxYX| x.check_within(h, w, "box").is_ok();
         let fits = inside(a) && inside(b) && (a.height(), a.width()) == (b.height(), b.width());
-        let outcome = patch_contrast(&one, &two, a, b, flips[0], flips[1], 0.1);
+        let outcome = patch_contrast(&one, &two, a, b, flips[0], flips[1], None, 0.1);
         prop_assert_eq!(outcome.is_ok(), fits);
         if let Ok(loss) = outcome {
             prop_assert!(loss.isfinite().double_value(&[]) == 1.0);

@@ -191,11 +191,13 @@ fn patch_contrast_py(
     overlap2: Quad,
     flip1: bool,
     flip2: bool,
+    labels: Option<(T, T)>,
     temperature: f64,
 ) -> PyResult<T> {
     enter(py, move || {
         let (one, two) = (area(overlap1), area(overlap2));
-        Ok(T(patch_contrast(&patch1.0, &patch2.0, one, two, flip1, flip2, temperature)?))
+        let labels = labels.as_ref().map(|(one, two)| (&one.0, &two.0));
+        Ok(T(patch_contrast(&patch1.0, &patch2.0, one, two, flip1, flip2, labels, temperature)?))
     })
 }
 

@@ -5,7 +5,7 @@ use super::denoise::{mean_valid, on_grid, Weak};
 use super::draws::{self, Draws, MixDraw};
 use super::log::Log;
 use super::networks::Networks;
-use super::settings::{LabelNetwork, MaskKind, PatchSource};
+use super::settings::{LabelNetwork, MaskKind, PatchNegatives, PatchSource};
 use super::source::whole;
 use super::{Mixed, Step};
 use crate::error::{Error, Result};
@@ -55,11 +55,11 @@ impl Step {
             networks.backward(&loss)?;
         }
         if let Some(pair) = &draws.patches {
-            let image = match self.settings.patch_source {
-                PatchSource::Mixed => &mixed.image,
-                PatchSource::Target => &batch.target,
+            let (image, label) = match self.settings.patch_source {
+                PatchSource::Mixed => (&mixed.image, &mixed.label),
+                PatchSource::Target => (&batch.target, &mixed.pseudo_label),
             };
-            let loss = self.patch_term(networks, image, pair)?;
+            let loss = self.patch_term(networks, image, label, pair)?;
             log.term(networks, "patch", &loss, self.iteration)?;
             networks.backward(&loss)?;
         }
@@ -117,13 +117,26 @@ impl Step {
     }
 
     /// Step 8 of docs/method.md: both crops go through the student in one pass.
-    fn patch_term(&self, networks: &mut dyn Networks, image: &Tensor, pair: &PatchPair) -> Result<Tensor> {
+    fn patch_term(
+        &self,
+        networks: &mut dyn Networks,
+        image: &Tensor,
+        label_bhw: &Tensor,
+        pair: &PatchPair,
+    ) -> Result<Tensor> {
         let (first, second) = pair.crop(image)?;
         let images = first.size()[0];
         let features = networks.student_features(&Tensor::f_cat(&[first, second], 0)?)?;
         let embedding = networks.patch_embedding(&features)?;
         check_rank(&embedding, 4, "patch embedding", "[B,D,H,W]")?;
         let (overlap1, overlap2) = pair.overlap_on(embedding.size()[2], embedding.size()[3])?;
+        let labels = match self.settings.patch_negatives {
+            PatchNegatives::All => None,
+            PatchNegatives::OtherClasses => {
+                let (one, two) = pair.crop(&label_bhw.f_unsqueeze(1)?)?;
+                Some((one.f_squeeze_dim(1)?, two.f_squeeze_dim(1)?))
+            }
+        };
         let loss = patch_contrast(
             &embedding.f_narrow(0, 0, images)?,
             &embedding.f_narrow(0, images, images)?,
@@ -131,6 +144,7 @@ impl Step {
             overlap2,
             pair.flip1,
             pair.flip2,
+            labels.as_ref().map(|(one, two)| (one, two)),
             self.settings.patch_temperature,
         )?;
         Ok(loss.f_mul_scalar(self.settings.patch_weight)?)

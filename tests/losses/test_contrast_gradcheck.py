@@ -47,9 +47,12 @@ def test_pixel_module(sampling: str) -> None:
     assert gradcheck(loss, (leaf(2, 3, 3, 3),))
 
 
-def test_patch_module() -> None:
+@pytest.mark.parametrize("labelled", [False, True])
+def test_patch_module(labelled: bool) -> None:
+    labels = tuple(torch.randint(0, 3, (2, 3, 3)) for _ in range(2)) if labelled else None
+
     def loss(one: Tensor, two: Tensor) -> Tensor:
-        return PatchContrastLoss(0.4)(one, two, (0, 0, 2, 2), (1, 1, 3, 3), True, False)
+        return PatchContrastLoss(0.4)(one, two, (0, 0, 2, 2), (1, 1, 3, 3), True, False, labels)
 
     assert gradcheck(loss, (leaf(2, 3, 3, 3), leaf(2, 3, 3, 3)))
 

@@ -283,7 +283,7 @@ def test_errors_name_the_argument() -> None:
     x, y = torch.randn(4, 3), torch.randn(5, 3)
     ids4, ids5 = torch.zeros(4, dtype=torch.int64), torch.zeros(5, dtype=torch.int64)
     maps, label = torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
-    patch = PatchContrastLoss()
+    patch, two = PatchContrastLoss(), (maps, maps, (0, 0, 1, 1), (0, 0, 1, 1))
     rows: list[tuple[Callable[[], object], type[Exception], str]] = [
         (lambda: F.contrast(x[0], y, ids4), pipa.ShapeError, "anchor_nd"),
         (lambda: F.contrast(x, torch.randn(5, 2), ids4), pipa.ShapeError, "key_md"),
@@ -316,6 +316,9 @@ def test_errors_name_the_argument() -> None:
         (lambda: patch(maps, maps, (0, 0, 2, 2), (0, 0, 2, 3)), ValueError, "overlap2"),
         (lambda: patch(maps, maps, (-1, 0, 2, 2), (0, 0, 3, 2)), ValueError, "overlap1"),
         (lambda: patch(maps[:0], maps[:0], (0, 0, 1, 1), (0, 0, 1, 1)), pipa.ShapeError, "patch1_bdhw"),
+        (lambda: patch(*two, labels=(label[0], label)), pipa.ShapeError, "label1_bhw"),
+        (lambda: patch(*two, labels=(label, label.expand(2, 4, 4))), pipa.ShapeError, "label2_bhw: expected batch 1"),
+        (lambda: patch(*two, labels=(label.float(), label)), pipa.DTypeError, "label1_bhw"),
     ]
     for call, kind, name in rows:
         with pytest.raises(kind, match=name):

@@ -127,6 +127,7 @@ def test_the_counter_sees_reads_of_the_native_side() -> None:
         {"mix_classes": "batch"},
         {"loss_average": "valid"},
         {"patch_source": "target"},
+        {"patch_negatives": "other_classes"},
         {"jitter_probability": 1},
     ],
     ids=str,

@@ -36,6 +36,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"mix_classes": "batch"},
     {"loss_average": "valid"},
     {"patch_source": "target"},
+    {"patch_negatives": "other_classes"},
     {"jitter_probability": 1, "blur_probability": 1},
     {"feature_distance_classes": [1, 2]},
     {"ignore_top": 2, "ignore_bottom": 3},

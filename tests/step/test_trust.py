@@ -219,8 +219,21 @@ class Stride2Adapter(SceneAdapter):
     stride = 2
 
 
-def scene_loss(adapter: SceneAdapter, image: Tensor, patches: tuple[Any, ...]) -> float:
-    """Plain float64 loops: cells that show the same place of the scene are the positive pairs."""
+class LabelledScene(SceneAdapter):
+    """The same with a teacher that knows a class for each 4 x 4 pixels of the scene."""
+
+    classes = torch.randint(0, CLASSES, (SIDE // 4, SIDE // 4), generator=torch.Generator().manual_seed(9))
+
+    def logits(self, module: nn.Module, image: Tensor) -> Tensor:
+        row, column = (image[:, :2] / 4).floor().long().unbind(1)
+        return nn.functional.one_hot(self.classes[row, column], CLASSES).permute(0, 3, 1, 2).float() * 20
+
+
+def scene_loss(adapter: SceneAdapter, image: Tensor, patches: tuple[Any, ...], classes: Tensor | None = None) -> float:
+    """Plain float64 loops: cells that show the same place of the scene are the positive pairs.
+
+    classes: of each 4 x 4 pixels of the scene; cells of one class are no negatives of each other.
+    """
     (box1, box2, flip1, flip2), views = patches, []
     for (top, left, bottom, right), flip in ((box1, flip1), (box2, flip2)):
         crop = image[:, :, top:bottom, left:right]
@@ -233,11 +246,13 @@ def scene_loss(adapter: SceneAdapter, image: Tensor, patches: tuple[Any, ...]) -
         feat = nn.functional.normalize(adapter.table[index[:, 0], index[:, 1]].double(), dim=1)
         score = feat @ feat.T / TAU
         score.fill_diagonal_(-math.inf)
+        of = None if classes is None else [int(classes[int(y) // 4, int(x) // 4]) for y, x in places]
         for i, place in enumerate(places):
             other = range(split, len(places)) if i < split else range(split)
             for j in other:
                 if places[j] == place:
-                    total += float(torch.logsumexp(score[i], 0) - score[i, j])
+                    rest = [k for k in range(len(places)) if k == j or of is None or of[k] != of[i]]
+                    total += float(torch.logsumexp(score[i, rest], 0) - score[i, j])
                     count += 1
     return total / count
 
@@ -256,6 +271,23 @@ def test_patch_pairs_show_the_same_scene_pixel(adapter: type[SceneAdapter], seed
     assert step.last is not None
     expected = scene_loss(adapter(None, None, None, None, None), target, step.last["patches"])
     assert float(log["loss_patch"]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_classes_alone_repel_where_asked(seed: int) -> None:
+    """`patch_negatives`: the labels are cut and mirrored with the crops, and read where the features look."""
+    grid = torch.arange(SIDE, dtype=torch.float32)
+    one = torch.stack([grid.view(-1, 1).expand(SIDE, SIDE), grid.expand(SIDE, SIDE), torch.zeros(SIDE, SIDE)])
+    target = one.expand(1, 3, SIDE, SIDE).contiguous()
+    settings = {**only("patch"), "num_classes": CLASSES, "patch_warmup": 0, "patch_weight": 1.0, "patch_size": [16, 20]}
+    settings |= {"patch_align": 4, "patch_source": "target", "patch_negatives": "other_classes"}
+    step = PipaStep(Fixed(), adapter=LabelledScene, heads=HEADS, seed=seed, **settings)
+    log = step(target, torch.zeros(1, SIDE, SIDE, dtype=torch.long), target)
+    assert step.last is not None
+    adapter = LabelledScene(None, None, None, None, None)
+    few = scene_loss(adapter, target, step.last["patches"], LabelledScene.classes)
+    assert float(log["loss_patch"]) == pytest.approx(few, rel=1e-4)
+    assert few < 0.95 * scene_loss(adapter, target, step.last["patches"])
 
 
 def test_patch_pairs_of_the_mixed_image_follow_its_own_pixels() -> None:

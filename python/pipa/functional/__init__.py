@@ -177,6 +177,7 @@ def patch_contrast(
     overlap2: Box,
     flip1: bool = False,
     flip2: bool = False,
+    labels: tuple[Tensor, Tensor] | None = None,
     *,
     temperature: float = 0.1,
 ) -> Tensor:
@@ -186,6 +187,8 @@ def patch_contrast(
         patch1_bdhw, patch2_bdhw: [B, D, H, W] features of the two patches, flipped ones as they came out.
         overlap1, overlap2: (top, left, bottom, right) of the shared part in cells of each map (:func:`patch_overlap`).
         flip1, flip2: whether the patch was mirrored left-right.
+        labels: class ids [B, h, w] of each patch as it is shown, of any size (nearest). Then only features of another
+            label repel; those without a class repel all but each other. None: all features, as in the paper.
 
     Returns:
         Scalar: mean over images, positions and the two directions. First-order gradients.
@@ -199,7 +202,7 @@ def patch_contrast(
     True
     """
     return _core.patch_contrast(
-        patch1_bdhw, patch2_bdhw, _box(overlap1), _box(overlap2), bool(flip1), bool(flip2), temperature
+        patch1_bdhw, patch2_bdhw, _box(overlap1), _box(overlap2), bool(flip1), bool(flip2), labels, temperature
     )
 
 

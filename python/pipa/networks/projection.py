@@ -21,6 +21,8 @@ class ProjectionHead(nn.Module):
         in_channels: channels of the map, or the sum over the maps if :meth:`forward` gets several.
         out_channels: 256 for the pixel contrast, 128 for the patch contrast.
         hidden: channels between the convolutions; ``in_channels`` if None, as in the released code.
+        layers: which of several maps to read, as positions from shallow to deep (-1: the deepest); all if None. The
+            embedding has the first map's size in any case.
 
     >>> import torch
     >>> from pipa.networks import ProjectionHead
@@ -29,7 +31,13 @@ class ProjectionHead(nn.Module):
     torch.Size([2, 16, 16, 16])
     """
 
-    def __init__(self, in_channels: int, out_channels: int = 256, hidden: int | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        hidden: int | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         hidden = in_channels if hidden is None else hidden
         if min(in_channels, out_channels, hidden) < 1:
@@ -37,6 +45,7 @@ class ProjectionHead(nn.Module):
                 f"ProjectionHead: channels must be positive, got in {in_channels}, hidden {hidden}, out {out_channels}"
             )
         self.in_channels = in_channels
+        self.layers = None if layers is None else tuple(layers)
         self.project = nn.Sequential(
             nn.Conv2d(in_channels, hidden, 1),
             nn.BatchNorm2d(hidden),
@@ -47,18 +56,38 @@ class ProjectionHead(nn.Module):
     def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """``(B, D, H, W)``, or several maps ``(B, D_i, H_i, W_i)`` with the D_i adding up, to ``(B, out, H, W)``.
 
-        Several maps are brought to the size of the first (the finest) bilinearly and concatenated.
+        Several maps are brought to the size of the first (the finest) bilinearly and concatenated, those of ``layers``.
         """
-        x_bdhw = features if isinstance(features, Tensor) else concatenate(features)
+        x_bdhw = features if isinstance(features, Tensor) else concatenate(features, self.layers)
         if x_bdhw.dim() != 4 or x_bdhw.shape[1] != self.in_channels:
             raise ValueError(f"ProjectionHead: expected (B, {self.in_channels}, H, W), got {tuple(x_bdhw.shape)}")
         return self.project(x_bdhw)
 
 
-def concatenate(features: Sequence[Tensor]) -> Tensor:
-    """Maps ``(B, D_i, H_i, W_i)`` as one ``(B, sum D_i, H_0, W_0)``, the first one's size."""
+def concatenate(features: Sequence[Tensor], layers: Sequence[int] | None = None) -> Tensor:
+    """Maps ``(B, D_i, H_i, W_i)`` as one ``(B, sum D_i, H_0, W_0)``, the first one's size; of all, or of ``layers``."""
     size = features[0].shape[2:]
-    maps = [
-        m if m.shape[2:] == size else F.interpolate(m, size, mode="bilinear", align_corners=False) for m in features
-    ]
+    chosen = features if layers is None else [features[i] for i in layers]
+    maps = [m if m.shape[2:] == size else F.interpolate(m, size, mode="bilinear", align_corners=False) for m in chosen]
     return torch.cat(maps, dim=1)
+
+
+def channels_read(channels: Sequence[int], layers: Sequence[int] | None) -> int:
+    """Channels that a head with ``layers`` reads of maps with ``channels``.
+
+    Raises:
+        ValueError: ``layers`` names no map, one twice, or one that is not there.
+
+    >>> channels_read([8, 16, 32], None), channels_read([8, 16, 32], [-1])
+    (56, 32)
+    """
+    if layers is None:
+        return sum(channels)
+    count = len(channels)
+    whole = isinstance(layers, Sequence) and all(type(i) is int and -count <= i < count for i in layers)
+    if not whole or not layers or len({i % count for i in layers}) != len(layers):
+        raise ValueError(
+            f"projection_layers: expected different positions of the encoder's {count} maps, {-count} to {count - 1}, "
+            f"such as [-1]; got {layers!r}"
+        )
+    return sum(channels[i] for i in layers)

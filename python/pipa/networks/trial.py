@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipa.networks.base import Networks
 from pipa.networks.maps import map_stride
-from pipa.networks.projection import ProjectionHead
+from pipa.networks.projection import ProjectionHead, channels_read
 
 # Smallest first: what a network refuses (no multiple of its patch, less than its window) it may take larger. The first
 # is no square, so that rows, columns and channels cannot be taken for each other.
@@ -154,8 +154,18 @@ def unchanged_draws() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def projection_heads(channels: int, dims: dict[str, int], hidden: int | None, like: nn.Module) -> nn.ModuleDict:
-    """``pixel_head`` and ``patch_head``, those that ``dims`` names, on the device and of the dtype of ``like``."""
+def projection_heads(
+    channels: Sequence[int],
+    dims: dict[str, int],
+    hidden: int | None,
+    layers: Sequence[int] | None,
+    like: nn.Module,
+) -> nn.ModuleDict:
+    """``pixel_head`` and ``patch_head``, those that ``dims`` names, on the device and of the dtype of ``like``.
+
+    channels: of each encoder map. layers: which of them the heads read; None: all.
+    """
+    read = channels_read(channels, layers)
     parameter = next((p for p in like.parameters() if p.is_floating_point()), torch.empty(0))
-    heads = nn.ModuleDict({f"{name}_head": ProjectionHead(channels, dim, hidden) for name, dim in dims.items()})
+    heads = nn.ModuleDict({f"{name}_head": ProjectionHead(read, dim, hidden, layers) for name, dim in dims.items()})
     return heads.to(parameter.device, parameter.dtype)

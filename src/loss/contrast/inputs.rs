@@ -21,6 +21,9 @@ pub struct Masks<'a> {
     pub anchor_n: Option<&'a Tensor>,
     /// bool [M]: keys that exist, for denominators and as positives.
     pub key_m: Option<&'a Tensor>,
+    /// Classes (any integers) of anchors [N] and keys [M], for positives by position: a key of the anchor's own class is no
+    /// negative. The positive itself stays in the denominator.
+    pub class_nm: Option<(&'a Tensor, &'a Tensor)>,
     /// Rows and columns of the largest score tile; None: chosen by device.
     pub tile: Option<(i64, i64)>,
 }
@@ -89,6 +92,9 @@ pub(super) fn check(
         Positive::Index(index_n) => vec![(*index_n, "positive index_n", n, true)],
     };
     integers.extend(self_index_n.map(|index_n| (index_n, "self_index_n", n, true)));
+    if let Some((anchor_n, key_m)) = masks.class_nm {
+        integers.extend([(anchor_n, "anchor_class_n", n, false), (key_m, "key_class_m", m, false)]);
+    }
     for (tensor, name, length, is_index) in integers {
         check_integer(tensor, name)?;
         check_size(tensor, &[length], name)?;

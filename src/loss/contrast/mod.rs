@@ -10,6 +10,7 @@
 
 mod class_table;
 mod inputs;
+mod others;
 mod pairs;
 mod rows;
 mod scores;
@@ -20,6 +21,7 @@ pub(super) use scores::{blocks, tile_for};
 use crate::error::{Error, Result};
 use crate::surrogate::{attach, compute_kind, wants_grad};
 use inputs::check;
+use others::Others;
 use pairs::Pairs;
 use rows::UnitRows;
 use scores::Scores;
@@ -59,7 +61,8 @@ pub fn contrast(
     };
     let self_index_n = self_index_n.map(|index| index.f_to_kind(Kind::Int64)).transpose()?;
     let pairs = Pairs::new(&key.rows_nd, &positive, self_index_n.as_ref(), &masks)?;
-    let scores = Scores::new(&anchor_nd, &key.rows_nd, self_index_n, temperature, &masks)?;
+    let others = Others::new(&positive, &masks)?;
+    let scores = Scores::new(&anchor_nd, &key.rows_nd, self_index_n, others, temperature, &masks)?;
     let sweep = scores.sweep(&pairs.counts_n, want_anchor, want_key)?;
 
     let kind = anchor_nd.f_kind()?;

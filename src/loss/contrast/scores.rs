@@ -3,6 +3,7 @@
 //! Suffixes: N anchors, M keys, D channels.
 
 use super::inputs::Masks;
+use super::others::Others;
 use crate::error::Result;
 use tch::{Device, Tensor};
 
@@ -14,6 +15,7 @@ pub struct Scores<'a> {
     /// Anchors divided by the temperature.
     sharp_nd: Tensor,
     self_index_n: Option<Tensor>,
+    others: Option<Others>,
     /// 0 for keys that exist, -inf for masked ones.
     bias_m: Option<Tensor>,
     buffer: Tensor,
@@ -39,6 +41,7 @@ impl<'a> Scores<'a> {
         anchor_nd: &'a Tensor,
         key_md: &'a Tensor,
         self_index_n: Option<Tensor>,
+        others: Option<Others>,
         temperature: f64,
         masks: &Masks,
     ) -> Result<Self> {
@@ -58,6 +61,7 @@ impl<'a> Scores<'a> {
             key_md,
             sharp_nd: anchor_nd.f_div_scalar(temperature)?,
             self_index_n,
+            others,
             bias_m,
             buffer: Tensor::f_empty([tile.0 * tile.1], options)?,
             tile,
@@ -72,6 +76,9 @@ impl<'a> Scores<'a> {
         let mut out = self.sharp_nd.f_narrow(0, i, rows)?.f_mm_out(&out, &keys)?;
         if let Some(bias_m) = &self.bias_m {
             let _ = out.f_add_(&bias_m.f_narrow(0, j, columns)?)?;
+        }
+        if let Some(others) = &self.others {
+            let _ = out.f_masked_fill_(&others.left_out((i, rows), (j, columns))?, f64::NEG_INFINITY)?;
         }
         if let Some(self_n) = &self.self_index_n {
             let local = self_n.f_narrow(0, i, rows)?.f_sub_scalar(j)?.f_unsqueeze(1)?;

@@ -28,6 +28,17 @@ choices! {
 }
 
 choices! {
+    /// Which features of the two crops repel each other in the patch term.
+    pub enum PatchNegatives {
+        /// All but the pair itself (the paper).
+        All = "all",
+        /// Those of another label: pasted pixels have the source's, the others their pseudo-label. The released code takes
+        /// its negatives so, out of a memory bank.
+        OtherClasses = "other_classes",
+    }
+}
+
+choices! {
     /// Whose softmax the pseudo-labels of the target are taken from.
     pub enum LabelNetwork {
         /// The teacher as it is at this iteration.
@@ -141,6 +152,8 @@ settings! {
             patch_flip: bool = true, ANY;
             /// Image the crops are cut from.
             patch_source: PatchSource = PatchSource::Mixed, ANY;
+            /// Which features of the crops repel.
+            patch_negatives: PatchNegatives = PatchNegatives::All, ANY;
         }
         "Class-distribution contrast" {
             /// Factor of the contrast with the running distribution of each class (SePiCo), on the pixel embedding: beside

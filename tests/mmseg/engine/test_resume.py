@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
         pixel_target=True,
     ),
     "target patches": dict(patch_source="target", mix_classes="batch"),
+    "other negatives": dict(patch_negatives="other_classes", projection_layers=[-1]),
 }
 
 

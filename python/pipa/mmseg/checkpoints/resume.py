@@ -111,7 +111,7 @@ def _term(place: str, old: Any, new: Any) -> bool:
     """A term of the loss with parameters or networks of its own that one of the two has and the other has not."""
     last = place.rsplit(".", 1)[-1]
     if last not in ("pixel_weight", "patch_weight", "feature_distance_weight", "pixel_dim", "patch_dim"):
-        return last == "projection_hidden"
+        return last in ("projection_hidden", "projection_layers")
     if last.endswith("dim"):
         return True
     usual = default_settings()[last]

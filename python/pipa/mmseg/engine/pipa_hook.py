@@ -63,7 +63,7 @@ class PipaHook(Hook):
     Args:
         target_dataloader: config of the loader of unlabelled target images (its labels are never read); the config's
             top-level ``target_dataloader`` when not given.
-        pixel_dim, patch_dim, projection_hidden: channels of the projection heads, see :class:`pipa.PipaStep`.
+        pixel_dim, patch_dim, projection_hidden, projection_layers: of the projection heads, see :class:`pipa.PipaStep`.
         evaluate_teacher: evaluate the teacher after the student at each validation; its metrics are logged and saved
             under ``teacher/``, so ``save_best="teacher/mIoU"`` keeps the best teacher.
         initial_labels: folder of stored soft labels of the target (``pipa soft-labels``), in place of a frozen copy of
@@ -121,7 +121,7 @@ class PipaHook(Hook):
     def _configure(self, arguments: dict[str, Any]) -> None:
         """Split arguments into the hook's own and the settings of the iteration; an unknown name is an error."""
         own = {**HOOK_DEFAULTS, **{key: value for key, value in arguments.items() if key in HOOK_DEFAULTS}}
-        self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden")}
+        self.dims = {key: own[key] for key in ("pixel_dim", "patch_dim", "projection_hidden", "projection_layers")}
         self.evaluate_teacher = own["evaluate_teacher"]
         self.joined = own["joined"]
         self.prototype_batches, self.initial_labels = own["prototype_batches"], own["initial_labels"]

@@ -88,7 +88,7 @@ def build_heads(core: nn.Module, terms: dict[str, bool], dims: dict[str, Any]) -
     """Projection heads of the terms that are on, with the channels of the model's own feature maps."""
     channels = segmentor_channels(core)
     wanted = {name: dims[f"{name}_dim"] for name, on in terms.items() if on}
-    return projection_heads(sum(channels), wanted, dims["projection_hidden"], core)
+    return projection_heads(channels, wanted, dims["projection_hidden"], dims.get("projection_layers"), core)
 
 
 def crop(map_bhw: Tensor, region: Region | None) -> Tensor:

@@ -1,0 +1,49 @@
+"""`projection_layers`: which encoder maps the embeddings see, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipa.networks import ProjectionHead
+from pipa.networks.projection import channels_read
+from small_nets import OFF, small_batch, small_step
+
+MAPS = [(2, 8, 16, 16), (2, 12, 8, 8), (2, 5, 4, 4)]
+
+
+@pytest.mark.parametrize(("layers", "read"), [(None, [0, 1, 2]), ([-1], [2]), ([0, -2], [0, 1])])
+def test_only_the_named_maps_reach_the_embedding(layers: list[int] | None, read: list[int]) -> None:
+    maps = [torch.randn(size, requires_grad=True) for size in MAPS]
+    head = ProjectionHead(channels_read([8, 12, 5], layers), 6, 7, layers)
+    embedding = head(maps)
+    assert embedding.shape == (2, 6, 16, 16)  # the finest map's size, whoever is read
+    gradients = torch.autograd.grad(embedding.square().sum(), maps, allow_unused=True)
+    assert [i for i, gradient in enumerate(gradients) if gradient is not None] == read
+
+
+def test_order_is_that_of_the_setting() -> None:
+    maps: list[Tensor] = [torch.randn(size) for size in MAPS]
+    head = ProjectionHead(13, 6, 7, [2, 0]).eval()
+    resized = torch.nn.functional.interpolate(maps[2], (16, 16), mode="bilinear", align_corners=False)
+    assert torch.equal(head(maps), head(torch.cat([resized, maps[0]], dim=1)))
+
+
+def test_the_step_hands_it_on() -> None:
+    """Alone, the pixel term moves the whole encoder up to the map it reads, and nothing after."""
+    settings = {**OFF, "pixel_weight": 0.1}
+    _, every = small_step(**settings)
+    channels = every.heads["pixel_head"].in_channels
+    _, first = small_step(**settings, projection_layers=[0])
+    assert first.heads["pixel_head"].in_channels < channels
+    log = first(*small_batch())
+    assert float(log["loss_pixel"]) > 0
+
+
+@pytest.mark.parametrize("layers", [[], [3], [-4], [0, -3], [1, 1], "deep", [True], -1, [0.0]])
+def test_what_names_no_map_is_refused(layers: Any) -> None:
+    with pytest.raises(ValueError, match=r"projection_layers: expected different positions of the encoder's 3 maps"):
+        channels_read([8, 12, 5], layers)
