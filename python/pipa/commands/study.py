@@ -77,23 +77,27 @@ def show(results: Path, out: Path) -> None:
     from rich.console import Console
 
     from pipa.files.atomic import write_text
-    from pipa.study.plots import curves, forest
+    from pipa.study.inside import inside
+    from pipa.study.plots import curves, forest, label_curves
     from pipa.study.results import read_results
     from pipa.study.tables import markdown
 
     content = read_results(results)
     page = markdown(content)
+    if looks := inside(content):
+        page += f"\n## Inside\n\n{looks}\n"
     Console(soft_wrap=True).print(page, markup=False, highlight=False)
     write_text(out / "tables.md", page)
     forest(content, out / "forest.svg")
     curves(content, out / "curves.svg")
+    label_curves(content, out / "pseudo_labels.svg")
 
 
 def renew(page: Path, folder: Path) -> None:
     """Numbers of a page, and the plots of its studies beside their JSON files."""
     from pipa.files.atomic import write_text
     from pipa.study.page import fill, studies_of
-    from pipa.study.plots import curves, forest
+    from pipa.study.plots import curves, forest, label_curves
     from pipa.study.results import read_results
 
     text = page.read_text(encoding="utf-8")
@@ -102,4 +106,5 @@ def renew(page: Path, folder: Path) -> None:
         content = read_results(folder / f"{name}.json")
         forest(content, folder / f"{name}_forest.svg")
         curves(content, folder / f"{name}_curves.svg")
+        label_curves(content, folder / f"{name}_pseudo_labels.svg")
     write_text(page, filled)

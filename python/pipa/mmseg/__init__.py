@@ -37,6 +37,7 @@ from pipa.mmseg.engine.optim_wrapper import AutocastOptimWrapper
 from pipa.mmseg.engine.pipa_hook import PipaHook
 from pipa.mmseg.engine.repeatable import RepeatableHook
 from pipa.mmseg.evaluation.metrics import DomainIoUMetric
+from pipa.mmseg.evaluation.pseudo_labels import PseudoLabelMetric
 from pipa.mmseg.models.backbones.efficientnet_lite import EfficientNetLite
 from pipa.mmseg.models.backbones.mit import MiT
 from pipa.mmseg.models.backbones.timm_encoder import TimmEncoder
@@ -73,6 +74,7 @@ __all__ = [
     "MiT",
     "PackUnlabelled",
     "PipaHook",
+    "PseudoLabelMetric",
     "PseudoMargins",
     "RareClassSampling",
     "RepeatableHook",

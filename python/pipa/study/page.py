@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pipa.study.inside import inside
 from pipa.study.results import read_results
 from pipa.study.tables import class_table, difference_table, gain, rule, score_table, table_on_test
 
@@ -41,6 +42,7 @@ def fill(text: str, folder: Path) -> str:
             "differences": lambda: difference_table(results, argument),
             "test": lambda: table_on_test(results, argument),
             "classes": lambda: class_table(results, argument),
+            "inside": lambda: inside(results),
         }
         if kind not in makers:
             raise ValueError(f"marker {head!r}: expected one of {', '.join(makers)}, gain; got {kind!r}")

@@ -46,6 +46,50 @@ def forest(results: Mapping[str, Any], path: Path) -> Path:
         return write_text(path, svg_of(figure))
 
 
+def label_curves(results: Mapping[str, Any], path: Path) -> Path | None:
+    """Pseudo-labels over the iterations, mean of the seeds: sure pixels, right ones of them, found ones of each class.
+
+    Returns:
+        The path; None where no run has such numbers.
+    """
+    kept = [run for run in results["runs"] if run.get("pseudo_labels")]
+    if not kept:
+        return None
+    names = list(kept[0]["pseudo_labels"]["found"])
+    panels = [("sure",), ("sure_right",), *(("found", name) for name in names)]
+    titles = ["sure pixels", "right, of the sure", *names]
+    rows = -(-len(panels) // 4)
+    with drawing():
+        figure = Figure(figsize=(9.2, 0.6 + 1.7 * rows), layout="constrained")
+        grid = figure.subplots(rows, 4, sharex=True, squeeze=False).flatten()
+        for axes, place, title in zip(grid, panels, titles, strict=False):
+            axes.set_title(title, fontsize=9)
+            axes.set_ylim(0, 100)
+            axes.grid(color="#ddd")
+            for i, method in enumerate(methods(results)):
+                lines = [values_at(run, place) for run in kept if run["method"] == method]
+                length = max((len(steps) for steps, _ in lines), default=0)
+                same = [values for steps, values in lines if len(steps) == length]
+                if same:
+                    steps = next(steps for steps, _ in lines if len(steps) == length)
+                    axes.plot(steps, np.mean(same, axis=0), color=f"C{i}", linewidth=1.2, label=method)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+        figure.supxlabel("iteration", fontsize=9)
+        figure.supylabel("per cent of pixels", fontsize=9)
+        return write_text(path, svg_of(figure))
+
+
+def values_at(run: Mapping[str, Any], place: tuple[str, ...]) -> tuple[list[int], list[float]]:
+    """Iterations and values of a quantity of a run's pseudo-labels; a gap where it had no pixel."""
+    found = run["pseudo_labels"]
+    for key in place:
+        found = found[key]
+    return run["curve"]["iteration"], [np.nan if value is None else value for value in found]
+
+
 def curves(results: Mapping[str, Any], path: Path) -> Path:
     """mIoU over the iterations, mean of the seeds: students in the left panel, teachers in the right one."""
     with drawing():

@@ -1,10 +1,12 @@
 """results.json of a study: what is known of every finished run.
 
     {"study", "title", "baseline", "evaluations", "methods", "runs": [{"method", "seed", "mIoU", "teacher_mIoU",
-     "iou", "teacher_iou", "curve", "log", "test", "settings", "seconds", "versions"}]}
+     "iou", "teacher_iou", "curve", "log", "pseudo_labels", "embedding", "test", "settings", "seconds", "versions"}]}
 
 All IoU are in per cent and follow the score rule, the mean of the last ``evaluations`` evaluations; ``teacher_*`` is
 null for trainings without a teacher. ``curve`` holds every evaluation, ``log`` the training's scalars,
+``pseudo_labels`` what :class:`pipa.mmseg.PseudoLabelMetric` found at every evaluation (of the teacher where there is
+one), ``embedding`` the distances of :func:`pipa.mmseg.evaluation.embeddings.layout` at the end (older runs lack both),
 ``test`` null or the areas of each class on the test data in pixels, ``{"student": {DRIVE: {"intersect", "union"}}}``.
 """
 
@@ -52,11 +54,25 @@ def summary(run: Run, result: Mapping[str, Any], evaluations: int) -> dict[str, 
         "teacher_iou": {name: average(last, f"teacher/IoU.{name}") for name in names} if teacher else None,
         "curve": curve,
         "log": columns(result["log"]),
+        "pseudo_labels": quality(lines, names, "teacher/" if teacher else ""),
+        "embedding": {name: rounded(value) for name, value in result["embedding"].items()},
         "test": result["test"],
         "settings": run.recorded(),
         "seconds": round(result["seconds"], 1),
         "versions": result["versions"],
     }
+
+
+def quality(lines: Sequence[Mapping[str, float]], names: Sequence[str], prefix: str) -> dict[str, Any]:
+    """Evaluations of the pseudo-labels by quantity, those of the classes by class."""
+
+    def column(key: str) -> list[float | None]:
+        return [rounded(line[prefix + key]) for line in lines]
+
+    found: dict[str, Any] = {key: column(key) for key in ("sure", "sure_right")}
+    for key in ("found", "right"):
+        found[key] = {name: column(f"{key}.{name}") for name in names}
+    return found
 
 
 def average(lines: Sequence[Mapping[str, float]], key: str) -> float | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,16 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import Tensor
 
 from pipa._core import __version__
+from pipa.mmseg.datasets.samplers import DrawSampler
 from pipa.mmseg.engine.pipa_hook import PipaHook
-from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, RepeatableHook, read_lines, read_progress
+from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, RepeatableHook, read_lines, read_progress, seed_all
+from pipa.mmseg.evaluation.embeddings import ClassMeans, class_means, layout
 from pipa.mmseg.evaluation.groups import areas_by_group
+from pipa.mmseg.evaluation.pseudo_labels import PseudoLabelMetric
+from pipa.mmseg.models.segmentors.step_adapter import backbone_features, core_model
 from pipa.mmseg.run.train import check_option, hush, load_config, train
 
 
@@ -47,12 +54,21 @@ def configure(run: Mapping[str, Any], folder: Path) -> Config:
         config.train_cfg.dynamic_intervals = [tuple(pair) for pair in config.train_cfg.dynamic_intervals]
     if run["iterations"] is not None:
         set_iterations(config, run["iterations"])
+    watch_pseudo_labels(config)
     config.custom_hooks = [*config.custom_hooks, {"type": RepeatableHook.__name__}]
     config.randomness = {**(config.get("randomness") or {}), "seed": run["seed"]}
     config.default_hooks.checkpoint.max_keep_ckpts = 1
     config.visualizer = {"type": "SegLocalVisualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
     config.log_level = "ERROR"
     return config
+
+
+def watch_pseudo_labels(config: Config) -> None:
+    """Each evaluation also says what the pseudo-labels are worth, at the threshold of the training."""
+    given = [config.get("pipa") or {}, *(hook for hook in config.custom_hooks if hook.type == "PipaHook")]
+    threshold = next((place["threshold"] for place in reversed(given) if "threshold" in place), None)
+    metrics = config.val_evaluator if isinstance(config.val_evaluator, (list, tuple)) else [config.val_evaluator]
+    config.val_evaluator = [*metrics, {"type": PseudoLabelMetric.__name__, "threshold": threshold}]
 
 
 def set_iterations(config: Config, iterations: int) -> None:
@@ -91,6 +107,7 @@ def run_once(run: Mapping[str, Any], folder: Path, test: bool = False) -> dict[s
     if runner.iter < runner.max_iters:
         return None
     return {
+        "embedding": embedding(runner),
         "evaluations": read_lines(folder / EVALUATIONS),
         "log": read_lines(folder / LOG),
         "test": final_test(runner) if test else None,
@@ -98,6 +115,37 @@ def run_once(run: Mapping[str, Any], folder: Path, test: bool = False) -> dict[s
         "seconds": read_progress(folder)["seconds"],
         "versions": versions(),
     }
+
+
+@torch.no_grad()
+def embedding(runner: Runner, batches: int = 16) -> dict[str, float]:
+    """Layout of classes and domains in the student's encoder: on training crops of the source, and on validation data.
+
+    Args:
+        batches: of source crops; validation images are taken whole, all of them.
+    """
+    core = core_model(runner)
+    training = core.training
+    core.eval()
+
+    def pairs(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in loader:
+            data = core.data_preprocessor(batch, False)
+            yield data["inputs"], torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data["data_samples"]])
+
+    def means(loader: Iterable[Any]) -> ClassMeans:
+        return class_means(pairs(loader), partial(backbone_features, core), classes)
+
+    classes = len(runner.val_dataloader.dataset.metainfo["classes"])
+    seed_all(runner.seed, 0, runner.max_iters)
+    sampler = runner.train_dataloader.sampler
+    if isinstance(sampler, DrawSampler):
+        sampler.skip(0)  # the first draws, wherever this process began
+    try:
+        source = means(itertools.islice(runner.train_dataloader, batches))
+        return layout(source, means(runner.val_dataloader))
+    finally:
+        core.train(training)
 
 
 def final_test(runner: Runner) -> dict[str, Any]:

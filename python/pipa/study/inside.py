@@ -1,0 +1,98 @@
+"""What the trainings of a study look like from inside, as Markdown tables: gradients, pseudo-labels, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipa.study.tables import methods, table
+
+TERMS = {"source": "source", "mix": "mix", "pixel": "pixel", "pixel_mix": "pixel", "patch": "patch", "mask": "mask"}
+DISTANCES = ("source_within", "source_between", "target_within", "target_between", "across")
+
+
+def gradient_table(results: Mapping[str, Any]) -> str | None:
+    """Share of each term in the sum of the gradient norms of the student, mean of the second half of the log."""
+    rows, heads = [], list(dict.fromkeys(TERMS.values()))
+    for method in methods(results):
+        shares = [found for run in runs_of(results, method) if (found := gradient_shares(run["log"]))]
+        if shares:
+            rows.append([method, *(mean([share.get(head) for share in shares], 0) for head in heads)])
+    return titled("Share of each term in the gradient norms, in per cent:", ["", *heads], rows)
+
+
+def gradient_shares(log: Mapping[str, Any]) -> dict[str, float]:
+    """Per cent by term; empty where no gradient norms were logged."""
+    norms: dict[str, float] = {}
+    for name, values in log.items():
+        term = TERMS.get(name.removeprefix("grad_norm_"), name.removeprefix("grad_norm_"))
+        if name.startswith("grad_norm_"):
+            late = [v for v in values["value"][len(values["value"]) // 2 :] if v is not None]
+            norms[term] = norms.get(term, 0.0) + (float(np.mean(late)) if late else 0.0)
+    total = sum(norms.values())
+    return {term: 100 * norm / total for term, norm in norms.items()} if total > 0 else {}
+
+
+def label_table(results: Mapping[str, Any]) -> str | None:
+    """Sure pixels of the target, how many of them are right, and the share of each class that is found, at the end."""
+    last, rows, names = results["evaluations"], [], []
+    for method in methods(results):
+        found = [run["pseudo_labels"] for run in runs_of(results, method) if run.get("pseudo_labels")]
+        if found:
+            names = list(found[0]["found"])
+            end = [[late(one[key], last) for one in found] for key in ("sure", "sure_right")]
+            end += [[late(one["found"][name], last) for one in found] for name in names]
+            rows.append([method, *(mean(values, 0) for values in end)])
+    return titled(
+        "Pseudo-labels on the validation data (teachers; source-only: its one network), in per cent: sure pixels, "
+        "those of them that are right, and of each class the pixels that are sure and right:",
+        ["", "sure", "right", *names],
+        rows,
+    )
+
+
+def embedding_table(results: Mapping[str, Any]) -> str | None:
+    """Cosine distances in the student's encoder at the end: within and between classes, of a class across domains."""
+    rows = []
+    for method in methods(results):
+        found = [run["embedding"] for run in runs_of(results, method) if run.get("embedding")]
+        if found:
+            cells = [mean([one[key] for one in found], 3) for key in DISTANCES]
+            matched = [None if one["matched"] is None else 100 * one["matched"] for one in found]
+            rows.append([method, *cells, mean(matched, 0)])
+    heads = ["within, source", "between, source", "within, target", "between, target", "across", "matched, %"]
+    return titled(
+        "Cosine distances of the encoder's maps: of pixels to their class's mean direction, of two classes' "
+        "directions, of a class's directions on source and target; classes whose direction on the target is nearest "
+        "to its own on the source:",
+        ["", *heads],
+        rows,
+    )
+
+
+def inside(results: Mapping[str, Any]) -> str:
+    """All three tables, those that have a row."""
+    made = (gradient_table(results), label_table(results), embedding_table(results))
+    return "\n\n".join(text for text in made if text is not None)
+
+
+def titled(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str | None:
+    """A sentence and its table; None without rows, which older results give."""
+    return f"{title}\n\n{table(heads, rows)}" if rows else None
+
+
+def runs_of(results: Mapping[str, Any], method: str) -> list[Mapping[str, Any]]:
+    return [run for run in results["runs"] if run["method"] == method]
+
+
+def late(values: Sequence[float | None], last: int) -> float | None:
+    """Mean of the last evaluations, as the score rule has it."""
+    known = [v for v in values[-last:] if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def mean(values: Sequence[float | None], digits: int) -> str:
+    known = [v for v in values if v is not None]
+    return f"{np.mean(known):.{digits}f}" if known else "–"
