@@ -15,8 +15,10 @@ pytest.importorskip("mmseg")
 from pipa import functional
 from pipa.mmseg import PseudoLabelMetric
 from pipa.mmseg.evaluation.embeddings import class_means, layout
+from pipa.study.definition import Run
 from pipa.study.inside import gradient_shares, inside
 from pipa.study.plots import label_curves
+from pipa.study.results import summary
 
 CLASSES = ("road", "sky", "car")
 
@@ -127,6 +129,20 @@ def results(labels: bool) -> dict[str, Any]:
             run["embedding"] = dict.fromkeys(keys, 0.25 + seed / 10) | {"matched": 0.5}
         runs.append(run)
     return dict(study="s", evaluations=1, methods=["PiPa"], baseline="PiPa", runs=runs)
+
+
+def test_a_run_that_an_earlier_version_began_is_kept() -> None:
+    run = Run("PiPa", 0, "toy_pipa", True, {})
+    lines = [
+        {"iteration": i, "mIoU": 1.0, "IoU.road": 1.0, "teacher/mIoU": 2.0, "teacher/IoU.road": 2.0} for i in (1, 2)
+    ]
+    keys = ("sure", "sure_right", "found.road", "right.road")
+    lines[1] |= {f"teacher/{key}": 40.0 for key in keys}
+    result = dict(evaluations=lines, log=[], classes=["road"], test=None, seconds=1.0, versions={})
+    entry = summary(run, result, 2)
+    assert entry["pseudo_labels"]["sure"] == [None, 40.0]
+    assert entry["pseudo_labels"]["found"] == {"road": [None, 40.0]}
+    assert inside(dict(study="s", evaluations=2, methods=["PiPa"], runs=[entry])).count("| PiPa | 40 |") == 1
 
 
 def test_gradient_shares_are_of_the_second_half_and_one_term_each() -> None:

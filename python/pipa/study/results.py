@@ -55,7 +55,7 @@ def summary(run: Run, result: Mapping[str, Any], evaluations: int) -> dict[str, 
         "curve": curve,
         "log": columns(result["log"]),
         "pseudo_labels": quality(lines, names, "teacher/" if teacher else ""),
-        "embedding": {name: rounded(value) for name, value in result["embedding"].items()},
+        "embedding": {name: rounded(value) for name, value in result.get("embedding", {}).items()},
         "test": result["test"],
         "settings": run.recorded(),
         "seconds": round(result["seconds"], 1),
@@ -64,10 +64,11 @@ def summary(run: Run, result: Mapping[str, Any], evaluations: int) -> dict[str, 
 
 
 def quality(lines: Sequence[Mapping[str, float]], names: Sequence[str], prefix: str) -> dict[str, Any]:
-    """Evaluations of the pseudo-labels by quantity, those of the classes by class."""
+    """Evaluations of the pseudo-labels by quantity, those of the classes by class; null where a version before this one
+    made the evaluation."""
 
     def column(key: str) -> list[float | None]:
-        return [rounded(line[prefix + key]) for line in lines]
+        return [rounded(line.get(prefix + key, math.nan)) for line in lines]
 
     found: dict[str, Any] = {key: column(key) for key in ("sure", "sure_right")}
     for key in ("found", "right"):
