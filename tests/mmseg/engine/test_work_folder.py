@@ -246,6 +246,7 @@ def test_a_broken_checkpoint_is_named_by_every_reader(
     assert not Path(out).exists()
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder_are_noticed(data: Path, tmp_path: Path) -> None:
     code = "import pathlib, sys; from pipa.mmseg.engine.work_folder import FolderLock"
     code += "; lock = FolderLock(pathlib.Path(sys.argv[1])); lock.take(); print('held', flush=True); input()"
