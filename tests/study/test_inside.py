@@ -31,10 +31,11 @@ def test_pseudo_labels_are_counted_pixel_by_pixel() -> None:
     for _ in range(3):
         logits, label = 2 * torch.randn(3, 7, 9), torch.randint(0, 4, (1, 7, 9))
         label[label == 3] = 255
+        label[0, 0, :2] = torch.tensor([77, -1])  # ids that are no class
         metric.process({}, [dict(seg_logits=dict(data=logits), gt_sem_seg=dict(data=label))])
         for y in range(7):
             for x in range(9):
-                if int(label[0, y, x]) == 255:
+                if int(label[0, y, x]) not in (0, 1, 2):
                     continue
                 p = np.exp(logits[:, y, x].double().numpy())
                 p, k = (p / p.sum()).max(), int(p.argmax())
@@ -148,12 +149,17 @@ def test_a_run_that_an_earlier_version_began_is_kept() -> None:
 def test_gradient_shares_are_of_the_second_half_and_one_term_each() -> None:
     shares = gradient_shares(results(False)["runs"][0]["log"])
     assert shares == pytest.approx({"source": 100 * 1.5 / 2.25, "pixel": 100 * 0.75 / 2.25})
+    more = {**results(False)["runs"][0]["log"], "grad_norm_feature_distance": {"iteration": [1], "value": [2.25]}}
+    table = inside(dict(study="s", evaluations=1, methods=["a"], runs=[dict(method="a", seed=0, log=more)]))
+    assert "|  | source | pixel | feature_distance |" in table
+    assert "| a | 33 | 17 | 50 |" in table
     assert gradient_shares({"loss": {"iteration": [1], "value": [1.0]}}) == {}
 
 
 def test_tables_and_plots_show_what_there_is(tmp_path: Path) -> None:
     text = inside(results(True))
-    assert "| PiPa | 67 | – | 33 | – | – |" in text
+    assert "|  | source | pixel |" in text
+    assert "| PiPa | 67 | 33 |" in text
     assert "| PiPa | 40 | 90 | 30 | – |" in text  # 40.5 to even
     assert "| PiPa | 0.300 | 0.300 | 0.300 | 0.300 | 0.300 | 50 |" in text
     drawn = label_curves(results(True), tmp_path / "labels.svg")

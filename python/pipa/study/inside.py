@@ -9,17 +9,22 @@ import numpy as np
 
 from pipa.study.tables import methods, table
 
-TERMS = {"source": "source", "mix": "mix", "pixel": "pixel", "pixel_mix": "pixel", "patch": "patch", "mask": "mask"}
+# Terms in the order of their columns; those on mixed images stand with their own on the source. Others come after.
+ORDER = ("source", "mix", "pixel", "patch", "distribution", "mask")
+SAME = {"pixel_mix": "pixel", "distribution_mix": "distribution", "feature_distance_target": "feature_distance"}
 DISTANCES = ("source_within", "source_between", "target_within", "target_between", "across")
 
 
 def gradient_table(results: Mapping[str, Any]) -> str | None:
     """Share of each term in the sum of the gradient norms of the student, mean of the second half of the log."""
-    rows, heads = [], list(dict.fromkeys(TERMS.values()))
-    for method in methods(results):
-        shares = [found for run in runs_of(results, method) if (found := gradient_shares(run["log"]))]
-        if shares:
-            rows.append([method, *(mean([share.get(head) for share in shares], 0) for head in heads)])
+    shares = {m: [s for run in runs_of(results, m) if (s := gradient_shares(run["log"]))] for m in methods(results)}
+    there = {term for of_method in shares.values() for share in of_method for term in share}
+    heads = [*(term for term in ORDER if term in there), *sorted(there.difference(ORDER))]
+    rows = [
+        [method, *(mean([share.get(head) for share in of_method], 0) for head in heads)]
+        for method, of_method in shares.items()
+        if of_method
+    ]
     return titled("Share of each term in the gradient norms, in per cent:", ["", *heads], rows)
 
 
@@ -27,7 +32,7 @@ def gradient_shares(log: Mapping[str, Any]) -> dict[str, float]:
     """Per cent by term; empty where no gradient norms were logged."""
     norms: dict[str, float] = {}
     for name, values in log.items():
-        term = TERMS.get(name.removeprefix("grad_norm_"), name.removeprefix("grad_norm_"))
+        term = SAME.get(name.removeprefix("grad_norm_"), name.removeprefix("grad_norm_"))
         if name.startswith("grad_norm_"):
             late = [v for v in values["value"][len(values["value"]) // 2 :] if v is not None]
             norms[term] = norms.get(term, 0.0) + (float(np.mean(late)) if late else 0.0)

@@ -17,7 +17,7 @@ class PseudoLabelMetric(BaseMetric):
     """How many labelled pixels a network is sure of, and how many of those it is right about.
 
     For understanding a training on a target whose validation images have labels; nothing of it reaches the training.
-    Beside the mIoU in a config:
+    Ids that are no class count nowhere. Beside the mIoU in a config:
 
         val_evaluator = [dict(type="DomainIoUMetric"), dict(type="PseudoLabelMetric")]
 
@@ -73,7 +73,7 @@ def counts(logits_chw: torch.Tensor, label_hw: torch.Tensor, threshold: float, i
     """int64 [3, C]: labelled pixels of each class, sure ones taken for it, and sure ones that are of it."""
     classes = logits_chw.shape[0]
     probability_hw, class_hw = logits_chw.float().softmax(0).max(0)
-    labelled_hw = label_hw != ignore_index
+    labelled_hw = (label_hw != ignore_index) & (label_hw >= 0) & (label_hw < classes)
     sure_hw = labelled_hw & (probability_hw >= threshold)
     parts = (label_hw[labelled_hw], class_hw[sure_hw], class_hw[sure_hw & (class_hw == label_hw)])
     return torch.stack([torch.bincount(part.flatten().long(), minlength=classes) for part in parts])
