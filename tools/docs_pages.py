@@ -21,11 +21,9 @@ def page(name: str, text: str) -> None:
 
 def relative(text: str) -> str:
     """Links of a file of the repository's root, as seen from docs/; other files of the repository link to the forge."""
+    text = re.sub(r"\]\((?!docs/|\w+:|#)", "](https://github.com/pipa-rs/pipa-rs/blob/main/", text)
     text = re.sub(r"\]\(docs/", "](", text)
-    text = re.sub(r'src="docs/', 'src="', text)
-    return re.sub(
-        r"\]\((CONTRIBUTING|SECURITY|LICENSE|NOTICE)", r"](https://github.com/pipa-rs/pipa-rs/blob/main/\1", text
-    )
+    return re.sub(r'src="docs/', 'src="', text)
 
 
 def commands() -> str:

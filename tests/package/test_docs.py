@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipa.settings import HOOK_DEFAULTS, default_settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -24,6 +26,15 @@ def table(text: str) -> dict[str, Any]:
 def test_hook_arguments_are_listed_with_their_defaults() -> None:
     _iteration, hook = (DOCS / "settings.md").read_text().split("## Of the hook")
     assert table(hook) == HOOK_DEFAULTS
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))])
+def test_links_lead_to_files(page: str) -> None:
+    """A folder or a file that is not there is a dead link of the site."""
+    path = DOCS.parent / page
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(), flags=re.DOTALL)
+    targets = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", prose)
+    assert [target for target in targets if not (path.parent / target).is_file()] == []
 
 
 def test_migration_names_exist() -> None:

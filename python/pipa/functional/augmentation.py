@@ -108,7 +108,8 @@ def draw_augment(
 
     >>> from pipa import functional as F
     >>> one, two = F.draw_augment(2, seed=3, jitter_probability=1.0, blur_probability=0.0)
-    >>> (sorted(one["jitter"]["order"]), one["sigma"], one == two)
+    >>> jitter = one["jitter"]
+    >>> (sorted(jitter["order"]), one["sigma"], one == two)
     ([0, 1, 2, 3], None, False)
     """
     drawn = _core.draw_augment(int(batch), int(seed), jitter_strength, jitter_probability, blur_probability)
