@@ -152,6 +152,11 @@ class PipaStep(nn.Module):
         self._networks.start = self.initial
         wants = wanted_heads(used)
         own = heads is None
+        if not own and projection_layers is not None:
+            raise ValueError(
+                "projection_layers: expected None beside heads=, which read what they are made for; "
+                f"got {projection_layers!r}"
+            )
         self._trial: Trial | None = None
         if (own and wants and feature_channels is None) or "patch" in wants:
             patch = tuple(used["patch_size"]) if "patch" in wants else None

@@ -33,7 +33,7 @@ def test_order_is_that_of_the_setting() -> None:
 
 
 def test_the_step_hands_it_on() -> None:
-    """Alone, the pixel term moves the whole encoder up to the map it reads, and nothing after."""
+    """Its head reads fewer channels, and what cannot be honoured beside heads of the caller is refused."""
     settings = {**OFF, "pixel_weight": 0.1}
     _, every = small_step(**settings)
     channels = every.heads["pixel_head"].in_channels
@@ -41,6 +41,8 @@ def test_the_step_hands_it_on() -> None:
     assert first.heads["pixel_head"].in_channels < channels
     log = first(*small_batch())
     assert float(log["loss_pixel"]) > 0
+    with pytest.raises(ValueError, match=r"projection_layers: expected None beside heads=, .* got \[0\]"):
+        small_step(**settings, heads=every.heads, projection_layers=[0])
 
 
 @pytest.mark.parametrize("layers", [[], [3], [-4], [0, -3], [1, 1], "deep", [True], -1, [0.0]])

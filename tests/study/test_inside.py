@@ -43,11 +43,9 @@ def test_pseudo_labels_are_counted_pixel_by_pixel() -> None:
                 taken[k] += p >= 0.6
                 right[k] += p >= 0.6 and k == int(label[0, y, x])
         # The same pixels are sure as in the step's own pseudo-labels.
-        probability = functional.pseudo_label(logits[None], threshold=0.6)
+        _, weight = functional.pseudo_label(logits[None], threshold=0.6)
         sure_pixels += int((logits.softmax(0).amax(0) >= 0.6).sum())
-        assert float(probability[1].flatten()[0]) == pytest.approx(
-            float((logits.softmax(0).amax(0) >= 0.6).double().mean())
-        )
+        assert float(weight.flatten()[0]) == pytest.approx(float((logits.softmax(0).amax(0) >= 0.6).double().mean()))
     found = metric.evaluate(3)
     assert found["sure"] == pytest.approx(100 * taken.sum() / labelled.sum())
     assert found["sure_right"] == pytest.approx(100 * right.sum() / taken.sum())

@@ -25,7 +25,7 @@ def gradient_table(results: Mapping[str, Any]) -> str | None:
         for method, of_method in shares.items()
         if of_method
     ]
-    return titled("Share of each term in the gradient norms, in per cent:", ["", *heads], rows)
+    return titled("Share of each term in the sum of the student's gradient norms, in per cent:", ["", *heads], rows)
 
 
 def gradient_shares(log: Mapping[str, Any]) -> dict[str, float]:
@@ -71,7 +71,7 @@ def embedding_table(results: Mapping[str, Any]) -> str | None:
     return titled(
         "Cosine distances of the encoder's maps: of pixels to their class's mean direction, of two classes' "
         "directions, of a class's directions on source and target; classes whose direction on the target is nearest "
-        "to its own on the source:",
+        "to its own on the source. Source is the labelled data of the training, which for an oracle is the target:",
         ["", *heads],
         rows,
     )

@@ -121,8 +121,10 @@ def run_once(run: Mapping[str, Any], folder: Path, test: bool = False) -> dict[s
 def embedding(runner: Runner, batches: int = 16) -> dict[str, float]:
     """Layout of classes and domains in the student's encoder: on training crops of the source, and on validation data.
 
+    A training on target labels has the target on both sides.
+
     Args:
-        batches: of source crops; validation images are taken whole, all of them.
+        batches: of training crops; validation images are taken whole, all of them.
     """
     core = core_model(runner)
     training = core.training
