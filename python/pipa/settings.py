@@ -250,7 +250,7 @@ class HookSettings(StepSettings, total=False):
     initial_labels: str | None
     """Folder of soft labels that stand for the network that the training starts from (``pipa soft-labels``)."""
     gradient_interval: int
-    """Log the gradient norm of each term every that many iterations; 0: never."""
+    """Log the gradient norms of each term, of student and encoder, every that many iterations; 0: never."""
     check_interval: int
     """On accelerators, look for NaN and infinity every that many iterations (each look waits for the device)."""
     nonfinite: NonFinite

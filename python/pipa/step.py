@@ -15,6 +15,7 @@ from pipa.gradient_exchange import average
 from pipa.group import Group
 from pipa.networks import Networks, PlainNetworks
 from pipa.networks.choose import adapter_for
+from pipa.networks.encoder import encoder_parameters
 from pipa.networks.plain import Features
 from pipa.networks.trial import Trial, projection_heads, trial
 from pipa.networks.wrappers import unwrap
@@ -222,7 +223,8 @@ class PipaStep(nn.Module):
             initial_logits: (B, C, h, w), logits or logarithms of probabilities of the target, of the network that the
                 training starts from; with ``initial="stored"``.
             draws: recorded random draws to replay instead of new ones.
-            log_gradients: also report ``grad_norm_<term>``, the norm of the gradient each term gives the student.
+            log_gradients: also report ``grad_norm_<term>`` and ``encoder_grad_norm_<term>``, the norms of the gradient
+                each term gives the student and its encoder (the parameters that its maps depend on).
             check_finite: refuse NaN and infinite losses on accelerators too (always on for CPU tensors).
 
         Returns:
@@ -242,6 +244,9 @@ class PipaStep(nn.Module):
             GroupError: another process has failed or is lost, or its seed, settings or batch size differ.
         """
         self._networks.stored = initial_logits
+        self._networks.encoder_weights = (
+            encoder_parameters(self._networks, self._networks._student) if log_gradients else ()
+        )
         try:
             check_call(self, source, target, check_finite)
             scalars, mixed = self._native.run(

@@ -139,8 +139,11 @@ impl Networks for PyNetworks {
     fn backward(&mut self, loss: &Tensor) -> Result<()> {
         self.call("backward", vec![loss.shallow_clone()], |_| Ok(()))
     }
-    fn gradient_norm(&mut self, loss: &Tensor) -> Result<Tensor> {
-        self.call("gradient_norm", vec![loss.shallow_clone()], |value| Ok(value.extract::<T>()?.0))
+    fn gradient_norms(&mut self, loss: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        self.call("gradient_norms", vec![loss.shallow_clone()], |value| {
+            let (student, encoder) = value.extract::<(T, Option<T>)>()?;
+            Ok((student.0, encoder.map(|t| t.0)))
+        })
     }
     fn parameters(&mut self) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         self.call("parameters", vec![], |value| {

@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 /// What the iteration reports, in the order in which it was computed.
 pub struct Log {
     entries: Vec<(String, Tensor)>,
-    /// Also report the norm of the gradient that each term gives the student.
+    /// Also report the norm of the gradient that each term gives the student, and its encoder.
     gradients: bool,
     /// Read every loss and refuse NaN or infinity. Always true on the CPU, where reading costs nothing.
     check: bool,
@@ -35,8 +35,11 @@ impl Log {
         }
         self.scalar(&format!("loss_{name}"), loss)?;
         if self.gradients && loss.requires_grad() {
-            let norm = networks.gradient_norm(loss)?;
-            self.scalar(&format!("grad_norm_{name}"), &norm)?;
+            let (student, encoder) = networks.gradient_norms(loss)?;
+            self.scalar(&format!("grad_norm_{name}"), &student)?;
+            if let Some(encoder) = encoder {
+                self.scalar(&format!("encoder_grad_norm_{name}"), &encoder)?;
+            }
         }
         Ok(())
     }

@@ -51,8 +51,9 @@ pub trait Networks {
     fn patch_embedding(&mut self, features: &[Tensor]) -> Result<Tensor>;
     /// Adds the gradient of `loss` to the student's and heads' parameters.
     fn backward(&mut self, loss: &Tensor) -> Result<()>;
-    /// L2 norm of the gradient that `loss` gives the student, leaving every `.grad` alone and the graph alive.
-    fn gradient_norm(&mut self, loss: &Tensor) -> Result<Tensor>;
+    /// L2 norms of the gradient that `loss` gives the student and, where it is known which parameters those are, its
+    /// encoder; leaves every `.grad` alone and the graph alive.
+    fn gradient_norms(&mut self, loss: &Tensor) -> Result<(Tensor, Option<Tensor>)>;
     /// Parameters of teacher and student, in the same order.
     fn parameters(&mut self) -> Result<(Vec<Tensor>, Vec<Tensor>)>;
 }

@@ -46,23 +46,31 @@ def step_of(student: nn.Module, **settings: Any) -> PipaStep:
 
 
 def test_each_term_reaches_the_encoder(net: tuple[nn.Module, str]) -> None:
-    """No `features=`: the encoder is found, and each term alone gives its parameters a gradient. In bfloat16 too."""
+    """No `features=`: the encoder is found, and each term alone gives its parameters a gradient. In bfloat16 too.
+
+    The norms that are logged for the encoder are those of its parameters, counted here.
+    """
     student, name = net
     step = step_of(student)
     encoder = [p for p in student.get_submodule(name).parameters() if p.requires_grad]
+    norms_of, counted = step.networks.gradient_norms, []
 
-    def norm(loss: torch.Tensor) -> torch.Tensor:
+    def norms(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         grads = torch.autograd.grad(loss, encoder, retain_graph=True, allow_unused=True)
-        return torch.stack([g.float().norm() for g in grads if g is not None] or [torch.zeros(())]).norm()
+        counted.append(float(torch.stack([g.float().norm() for g in grads if g is not None]).norm()))
+        return norms_of(loss)
 
-    step.networks.gradient_norm = norm  # type: ignore[method-assign]  (that of the encoder alone)
+    step.networks.gradient_norms = norms  # type: ignore[method-assign]
     log = step(*batch(), log_gradients=True)
-    assert {f"grad_norm_{term}" for term in NAMES} <= set(log)
-    assert all(float(log[f"grad_norm_{term}"]) > 0 for term in NAMES), log
+    logged = [float(value) for key, value in log.items() if key.startswith("encoder_grad_norm_")]
+    assert logged == pytest.approx(counted, rel=1e-4)
+    assert {f"encoder_grad_norm_{term}" for term in NAMES} <= set(log)
+    for term in NAMES:
+        assert 0 < float(log[f"encoder_grad_norm_{term}"]) <= float(log[f"grad_norm_{term}"]) * (1 + 1e-6), term
     with torch.autocast("cpu", torch.bfloat16):
         log = step(*batch(), log_gradients=True)
     assert all(torch.isfinite(value) for value in log.values())
-    assert all(float(log[f"grad_norm_{term}"]) > 0 for term in NAMES), log
+    assert all(float(log[f"encoder_grad_norm_{term}"]) > 0 for term in NAMES), log
 
 
 def test_terms_see_one_set_of_maps_and_the_teacher_is_quiet(net: tuple[nn.Module, str]) -> None:

@@ -32,7 +32,7 @@ class Watched(PlainNetworks):
         self.seen: dict[str, set[bool]] = {}
 
     def __getattribute__(self, name: str) -> Any:
-        if name in (*PASSES, "backward", "gradient_norm", "parameters"):
+        if name in (*PASSES, "backward", "gradient_norms", "parameters"):
             self.seen.setdefault(name, set()).add(torch.is_autocast_enabled("cpu"))
         return super().__getattribute__(name)
 
@@ -57,7 +57,7 @@ def test_networks_run_under_the_callers_autocast_and_backward_passes_do_not() ->
             step(*small_batch(), log_gradients=True)
             assert torch.is_autocast_enabled("cpu") is half
         assert {name: networks.seen[name] for name in PASSES} == {name: {half} for name in PASSES}
-        assert networks.seen["backward"] == networks.seen["gradient_norm"] == {False}
+        assert networks.seen["backward"] == networks.seen["gradient_norms"] == {False}
 
 
 def test_an_error_of_a_network_leaves_autocast_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

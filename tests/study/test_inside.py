@@ -152,6 +152,15 @@ def test_gradient_shares_are_of_the_second_half_and_one_term_each() -> None:
     assert "|  | source | pixel | feature_distance |" in table
     assert "| a | 33 | 17 | 50 |" in table
     assert gradient_shares({"loss": {"iteration": [1], "value": [1.0]}}) == {}
+    # The encoder's own norms, where they were logged, make a table of their own.
+    encoder = {f"encoder_{name}": {"iteration": [1], "value": [value]} for name, value in
+               {"grad_norm_source": 1.0, "grad_norm_pixel": 3.0}.items()}  # fmt: skip
+    both = dict(method="a", seed=0, log={**results(False)["runs"][0]["log"], **encoder})
+    tables = inside(dict(study="s", evaluations=1, methods=["a"], runs=[both]))
+    assert "in the sum of the student's" in tables
+    assert "in the sum of the encoder's" in tables
+    assert "| a | 67 | 33 |" in tables
+    assert "| a | 25 | 75 |" in tables
 
 
 def test_tables_and_plots_show_what_there_is(tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ class Networks:
         self._backward = backward
 
     _frozen_alike: set[int] | None = None
+    encoder_weights: Sequence[Tensor] = ()
+    """The student's parameters that its encoder maps depend on; set by the step where gradient norms are asked for."""
     start: nn.Module | None = None
     """The network that the training started from, frozen; set by the step where a setting asks for it."""
     stored: Tensor | None = None
@@ -252,14 +254,22 @@ class Networks:
         else:
             loss.backward()
 
-    def gradient_norm(self, loss: Tensor) -> Tensor:
-        """L2 norm (0-dim) of the gradient that ``loss`` gives the student; changes no ``.grad`` and keeps the graph."""
+    def gradient_norms(self, loss: Tensor) -> tuple[Tensor, Tensor | None]:
+        """L2 norms (0-dim) of the gradient that ``loss`` gives the student and its encoder, None if no
+        :attr:`encoder_weights` are known.
+
+        Changes no ``.grad`` and keeps the graph.
+        """
         parameters = [p for p in self._student_parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        norms = [torch.linalg.vector_norm(g.float()) for g in grads if g is not None]
-        if not norms:
-            return loss.new_zeros(())
-        return torch.linalg.vector_norm(torch.stack(norms))
+        encoder = {id(p) for p in self.encoder_weights}
+        norms, inside = [loss.new_zeros((), dtype=torch.float32)], [loss.new_zeros((), dtype=torch.float32)]
+        for parameter, grad in zip(parameters, grads, strict=True):
+            if grad is not None:
+                norms.append(torch.linalg.vector_norm(grad.float()))
+                inside += norms[-1:] if id(parameter) in encoder else []
+        student, of_encoder = (torch.linalg.vector_norm(torch.stack(n)) for n in (norms, inside))
+        return student, of_encoder if encoder else None
 
     def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
         """Parameters of teacher and student, in the same order, for the moving average.

@@ -12,12 +12,15 @@ from pipa.study.tables import methods, table
 # Terms in the order of their columns; those on mixed images stand with their own on the source. Others come after.
 ORDER = ("source", "mix", "pixel", "patch", "distribution", "mask")
 SAME = {"pixel_mix": "pixel", "distribution_mix": "distribution", "feature_distance_target": "feature_distance"}
+PREFIXES = {"student": "grad_norm_", "encoder": "encoder_grad_norm_"}
 DISTANCES = ("source_within", "source_between", "target_within", "target_between", "across")
 
 
-def gradient_table(results: Mapping[str, Any]) -> str | None:
-    """Share of each term in the sum of the gradient norms of the student, mean of the second half of the log."""
-    shares = {m: [s for run in runs_of(results, m) if (s := gradient_shares(run["log"]))] for m in methods(results)}
+def gradient_table(results: Mapping[str, Any], part: str) -> str | None:
+    """Share of each term in the sum of the gradient norms of ``part``, mean of the second half of the log."""
+    shares = {
+        m: [s for run in runs_of(results, m) if (s := gradient_shares(run["log"], part))] for m in methods(results)
+    }
     there = {term for of_method in shares.values() for share in of_method for term in share}
     heads = [*(term for term in ORDER if term in there), *sorted(there.difference(ORDER))]
     rows = [
@@ -25,15 +28,15 @@ def gradient_table(results: Mapping[str, Any]) -> str | None:
         for method, of_method in shares.items()
         if of_method
     ]
-    return titled("Share of each term in the sum of the student's gradient norms, in per cent:", ["", *heads], rows)
+    return titled(f"Share of each term in the sum of the {part}'s gradient norms, in per cent:", ["", *heads], rows)
 
 
-def gradient_shares(log: Mapping[str, Any]) -> dict[str, float]:
-    """Per cent by term; empty where no gradient norms were logged."""
-    norms: dict[str, float] = {}
+def gradient_shares(log: Mapping[str, Any], part: str = "student") -> dict[str, float]:
+    """Per cent by term, in the whole ``student`` or its ``encoder``; empty where no such gradient norms were logged."""
+    prefix, norms = PREFIXES[part], dict[str, float]()
     for name, values in log.items():
-        term = SAME.get(name.removeprefix("grad_norm_"), name.removeprefix("grad_norm_"))
-        if name.startswith("grad_norm_"):
+        term = SAME.get(name.removeprefix(prefix), name.removeprefix(prefix))
+        if name.startswith(prefix):
             late = [v for v in values["value"][len(values["value"]) // 2 :] if v is not None]
             norms[term] = norms.get(term, 0.0) + (float(np.mean(late)) if late else 0.0)
     total = sum(norms.values())
@@ -78,8 +81,9 @@ def embedding_table(results: Mapping[str, Any]) -> str | None:
 
 
 def inside(results: Mapping[str, Any]) -> str:
-    """All three tables, those that have a row."""
-    made = (gradient_table(results), label_table(results), embedding_table(results))
+    """All tables that have a row."""
+    gradients = (gradient_table(results, part) for part in PREFIXES)
+    made = (*gradients, label_table(results), embedding_table(results))
     return "\n\n".join(text for text in made if text is not None)
 
 

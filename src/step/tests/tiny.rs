@@ -168,9 +168,10 @@ impl Networks for Tiny {
         self.calls.push("backward");
         Ok(loss.f_backward()?)
     }
-    fn gradient_norm(&mut self, loss: &Tensor) -> Result<Tensor> {
+    fn gradient_norms(&mut self, loss: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let gradient = Tensor::f_run_backward(&[loss], &[&self.student.stem.ws], true, false)?;
-        Ok(gradient[0].f_norm()?)
+        let norm = gradient[0].f_norm()?;
+        Ok((norm.shallow_clone(), Some(norm)))
     }
     fn parameters(&mut self) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         self.calls.push("parameters");

@@ -70,7 +70,8 @@ class PipaHook(Hook):
             the network that the training starts from.
         joined: with several processes, every term and draw is that of the joined batch, as if one process had it all.
             False: each process is a small training of its own whose gradients are averaged, which exchanges less.
-        gradient_interval: log the gradient norm of each loss term every that many iterations; 0: never.
+        gradient_interval: log the gradient norms of each loss term, of student and encoder, every that many iterations;
+            0: never.
         check_interval: on accelerators, look for NaN and infinite losses every that many iterations (each look costs a
             synchronisation), and for gradients when no gradient scaler does. On the CPU every iteration is checked.
         nonfinite: what a NaN or infinite loss or gradient does: "stop" the training, or "skip" the iteration on all
