@@ -1,8 +1,13 @@
-//! Depthwise 3x3 convolution with dilation on host memory, value and gradients. libtorch's backward passes of it take two to
-//! eight times as long as reading and writing the maps does.
+//! Depthwise convolution on host memory: 3x3 with dilation, value and gradients, and the weight's gradient for any square
+//! window. libtorch's backward passes of the former take two to eight times as long as reading and writing the maps does,
+//! and its gradient of a 5x5 weight ten to forty times as long as its forward pass.
 //!
 //! Maps lie pixel by pixel, [B,H,W,C]: the channels of a pixel are neighbours and make whole vectors at any dilation.
-//! Weights are [9,C], row by row of the 3x3 window. Sums are taken in f32, in a fixed order.
+//! Weights are [window^2,C], row by row of the window. Sums are taken in f32, in a fixed order.
+
+mod gradient;
+
+pub use gradient::{depthwise_weight_gradient, Window};
 
 use super::pool;
 use super::slice::{output, view, Element};
@@ -15,8 +20,6 @@ use tch::{Kind, Tensor};
 
 /// Channels whose sums stay in registers.
 const LANES: usize = 64;
-/// Rows of the gradient map per task of the weight's gradient.
-const ROWS: usize = 8;
 
 /// A stored number that is computed in f32.
 trait Value: Element {
@@ -71,14 +74,6 @@ impl Shape {
     fn seen(self, i: usize, k: usize, length: usize) -> Option<usize> {
         (i + k * self.dilation).checked_sub(self.dilation).filter(|&j| j < length)
     }
-
-    /// Columns from which tap `k` sees a column of the map.
-    #[inline(always)]
-    fn columns(self, k: usize) -> std::ops::Range<usize> {
-        let first = if k == 0 { self.dilation } else { 0 };
-        let last = if k == 2 { self.width.saturating_sub(self.dilation) } else { self.width };
-        first.min(last)..last
-    }
 }
 
 /// Weight [D,1,3,3] as [9,D] numbers.
@@ -127,48 +122,6 @@ fn convolve<V: Value>(map_bdhw: &Tensor, weight: &[f32], shape: Shape, row: Row<
     Ok(result.into_tensor().f_permute([0, 3, 1, 2])?)
 }
 
-/// Gradient [D,1,3,3] (f32) of the weight, from the input and the gradient of the output, both [B,D,H,W] of one dtype.
-pub fn depthwise_weight_gradient(map_bdhw: &Tensor, grad_bdhw: &Tensor, dilation: i64) -> Result<Tensor> {
-    let size = map_bdhw.size();
-    check_rank(map_bdhw, 4, "map_bdhw", "[B,D,H,W]")?;
-    check_size(grad_bdhw, &size, "grad_bdhw")?;
-    let weight = Tensor::f_zeros([size[1], 1, 3, 3], (Kind::Float, tch::Device::Cpu))?;
-    let shape = Shape::of(map_bdhw, &weight, dilation, "map_bdhw")?;
-    let grad_bdhw = grad_bdhw.f_to_kind(map_bdhw.f_kind()?)?;
-    let taps = match map_bdhw.f_kind()? {
-        Kind::Float => correlate::<f32>(map_bdhw, &grad_bdhw, shape, rows_f32)?,
-        Kind::BFloat16 => correlate::<bf16>(map_bdhw, &grad_bdhw, shape, rows_bf16)?,
-        other => return Err(unsupported(other)),
-    };
-    Ok(Tensor::f_from_slice(&taps)?.f_view([9, size[1]])?.f_tr()?.f_reshape([size[1], 1, 3, 3])?)
-}
-
-type Rows<V> = fn(&[V], &[V], Shape, usize, &mut [f32]);
-
-fn correlate<V: Value>(map: &Tensor, grad: &Tensor, shape: Shape, rows: Rows<V>) -> Result<Vec<f32>> {
-    let (map, grad) = (pixelwise(map)?, pixelwise(grad)?);
-    let (input, grad) = (view::<V>(&map)?, view::<V>(&grad)?);
-    let (length, plane) = (shape.width * shape.channels, shape.height * shape.width * shape.channels);
-    let mut total = vec![0f32; 9 * shape.channels];
-    if plane == 0 {
-        return Ok(total);
-    }
-    let parts: Vec<Vec<f32>> = pool::run(|| {
-        let tasks = grad.par_chunks(plane).zip(input.par_chunks(plane)).flat_map(|(grad, input)| {
-            grad.par_chunks(ROWS * length).enumerate().map(move |(i, grad)| {
-                let mut sum = vec![0f32; 9 * shape.channels];
-                rows(input, grad, shape, i * ROWS, &mut sum);
-                sum
-            })
-        });
-        tasks.collect()
-    });
-    for part in &parts {
-        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-    }
-    Ok(total)
-}
-
 /// One row of the output: the sum over the window, channel by channel.
 #[inline(always)]
 fn row<V: Value>(image: &[V], weight: &[f32], shape: Shape, y: usize, out: &mut [V]) {
@@ -195,34 +148,6 @@ fn row<V: Value>(image: &[V], weight: &[f32], shape: Shape, y: usize, out: &mut 
     }
 }
 
-/// Adds to `sum` [9,C] what the rows of `grad` from `first` on give the weight.
-#[inline(always)]
-fn rows<V: Value>(image: &[V], grad: &[V], shape: Shape, first: usize, sum: &mut [f32]) {
-    let channels = shape.channels;
-    let length = shape.width * channels;
-    for (i, grad) in grad.chunks_exact(length).enumerate() {
-        for (tap, sum) in sum.chunks_exact_mut(channels).enumerate() {
-            let (ky, kx) = (tap / 3, tap % 3);
-            let Some(row) = shape.seen(first + i, ky, shape.height) else { continue };
-            let image = &image[row * length..(row + 1) * length];
-            for (block, sum) in sum.chunks_mut(LANES).enumerate() {
-                let (start, n) = (block * LANES, sum.len());
-                let mut held = [0f32; LANES];
-                held[..n].copy_from_slice(sum);
-                for x in shape.columns(kx) {
-                    let seen = x + kx * shape.dilation - shape.dilation;
-                    let (input, grad) = (&image[seen * channels + start..][..n], &grad[x * channels + start..][..n]);
-                    match (input.first_chunk::<LANES>(), grad.first_chunk::<LANES>()) {
-                        (Some(a), Some(b)) => (0..LANES).for_each(|c| held[c] += a[c].load() * b[c].load()),
-                        _ => (0..n).for_each(|c| held[c] += input[c].load() * grad[c].load()),
-                    }
-                }
-                sum.copy_from_slice(&held[..n]);
-            }
-        }
-    }
-}
-
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn row_f32(image: &[f32], weight: &[f32], shape: Shape, y: usize, out: &mut [f32]) {
     row(image, weight, shape, y, out);
@@ -230,14 +155,6 @@ fn row_f32(image: &[f32], weight: &[f32], shape: Shape, y: usize, out: &mut [f32
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn row_bf16(image: &[bf16], weight: &[f32], shape: Shape, y: usize, out: &mut [bf16]) {
     row(image, weight, shape, y, out);
-}
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn rows_f32(image: &[f32], grad: &[f32], shape: Shape, first: usize, sum: &mut [f32]) {
-    rows(image, grad, shape, first, sum);
-}
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn rows_bf16(image: &[bf16], grad: &[bf16], shape: Shape, first: usize, sum: &mut [f32]) {
-    rows(image, grad, shape, first, sum);
 }
 
 #[cfg(test)]
@@ -258,7 +175,8 @@ mod tests {
             let expected =
                 Tensor::run_backward(&[(&expected * &grad).sum(Kind::Float)], &[&map, &weight], false, false);
             assert!(depthwise(&grad, &weight, dilation, true).unwrap().allclose(&expected[0], 1e-5, 1e-5, false));
-            let found = depthwise_weight_gradient(&map, &grad, dilation).unwrap();
+            let window = Window { size: 3, stride: 1, padding: dilation as usize, dilation: dilation as usize };
+            let found = depthwise_weight_gradient(&map, &grad, window).unwrap();
             assert!(found.allclose(&expected[1], 1e-4, 1e-4, false));
         }
     }

@@ -227,8 +227,17 @@ fn depthwise(py: Python<'_>, map: T, weight: T, dilation: i64, mirrored: bool) -
 }
 
 #[pyfunction]
-fn depthwise_weight_gradient(py: Python<'_>, map: T, grad: T, dilation: i64) -> PyResult<T> {
-    enter(py, move || convolution::depthwise_weight_gradient(&map.0, &grad.0, dilation).map(T))
+fn depthwise_weight_gradient(
+    py: Python<'_>,
+    map: T,
+    grad: T,
+    size: usize,
+    stride: usize,
+    padding: usize,
+    dilation: usize,
+) -> PyResult<T> {
+    let window = convolution::Window { size, stride, padding, dilation };
+    enter(py, move || convolution::depthwise_weight_gradient(&map.0, &grad.0, window).map(T))
 }
 
 /// Sends CPU tensors to the libtorch path (False) or the fused host kernels (True, the default); for tests.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipa.networks import ProjectionHead
-from pipa.networks.projection import channels_read
+from pipa.networks.projection import channels_read, concatenate
 from small_nets import OFF, small_batch, small_step
 
 MAPS = [(2, 8, 16, 16), (2, 12, 8, 8), (2, 5, 4, 4)]
@@ -29,7 +29,20 @@ def test_order_is_that_of_the_setting() -> None:
     maps: list[Tensor] = [torch.randn(size) for size in MAPS]
     head = ProjectionHead(13, 6, 7, [2, 0]).eval()
     resized = torch.nn.functional.interpolate(maps[2], (16, 16), mode="bilinear", align_corners=False)
-    assert torch.equal(head(maps), head(torch.cat([resized, maps[0]], dim=1)))
+    torch.testing.assert_close(head(maps), head(torch.cat([resized, maps[0]], dim=1)))
+
+
+@pytest.mark.parametrize("layers", [None, [-1], [2, 0]])
+def test_value_and_gradients_are_those_of_the_joined_maps(layers: list[int] | None) -> None:
+    """The convolution is done map by map, each at its own size; in float64 nothing but the order of sums differs."""
+    maps = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in MAPS]
+    head = ProjectionHead(channels_read([8, 12, 5], layers), 6, 7, layers).double()
+    leaves = [m for i, m in enumerate(maps) if layers is None or i in [n % 3 for n in layers]] + list(head.parameters())
+    mine, plain = head(maps), head.project(concatenate(maps, layers))
+    torch.testing.assert_close(mine, plain, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(mine)
+    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), leaves) for x in (mine, plain)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 def test_the_step_hands_it_on() -> None:

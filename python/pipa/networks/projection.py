@@ -56,20 +56,56 @@ class ProjectionHead(nn.Module):
     def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         """``(B, D, H, W)``, or several maps ``(B, D_i, H_i, W_i)`` with the D_i adding up, to ``(B, out, H, W)``.
 
-        Several maps are brought to the size of the first (the finest) bilinearly and concatenated, those of ``layers``.
+        Several maps are brought to the size of the first (the finest) bilinearly and concatenated, those of ``layers``;
+        up to rounding, because the convolution comes before the resizing.
         """
-        x_bdhw = features if isinstance(features, Tensor) else concatenate(features, self.layers)
-        if x_bdhw.dim() != 4 or x_bdhw.shape[1] != self.in_channels:
-            raise ValueError(f"ProjectionHead: expected (B, {self.in_channels}, H, W), got {tuple(x_bdhw.shape)}")
-        return self.project(x_bdhw)
+        if isinstance(features, Tensor):
+            size, maps = features.shape[2:], [features]
+        else:
+            size, maps = features[0].shape[2:], chosen(features, self.layers)
+        if any(m.dim() != 4 for m in maps) or sum(m.shape[1] for m in maps) != self.in_channels:
+            got = [tuple(m.shape) for m in maps]
+            raise ValueError(
+                f"ProjectionHead: expected (B, {self.in_channels}, H, W), got {got[0] if len(got) == 1 else got}"
+            )
+        convolution, *rest = self.project
+        x_bdhw = convolution_of_joined(convolution, maps, size)
+        for layer in rest:
+            x_bdhw = layer(x_bdhw)
+        return x_bdhw
+
+
+def convolution_of_joined(convolution: nn.Conv2d, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """``convolution(cat of the maps brought to size)`` for a 1x1 convolution, without making the joined map.
+
+    A 1x1 convolution and bilinear resizing commute: each map meets its part of the weight at its own size, and the
+    results are resized and added. Most of the products go, and no wide map of the finest size is kept for the gradient.
+    """
+    total: Tensor | None = None
+    parts = convolution.weight.split([m.shape[1] for m in maps], dim=1)
+    for x_bdhw, weight in zip(maps, parts, strict=True):
+        if x_bdhw.device.type == "cpu":  # resizing there takes a fraction of the time in this order
+            x_bdhw = x_bdhw.contiguous(memory_format=torch.channels_last)
+        part = resized(F.conv2d(x_bdhw, weight, convolution.bias if total is None else None), size)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
 def concatenate(features: Sequence[Tensor], layers: Sequence[int] | None = None) -> Tensor:
     """Maps ``(B, D_i, H_i, W_i)`` as one ``(B, sum D_i, H_0, W_0)``, the first one's size; of all, or of ``layers``."""
-    size = features[0].shape[2:]
-    chosen = features if layers is None else [features[i] for i in layers]
-    maps = [m if m.shape[2:] == size else F.interpolate(m, size, mode="bilinear", align_corners=False) for m in chosen]
-    return torch.cat(maps, dim=1)
+    return torch.cat([resized(m, features[0].shape[2:]) for m in chosen(features, layers)], dim=1)
+
+
+def chosen(features: Sequence[Tensor], layers: Sequence[int] | None) -> Sequence[Tensor]:
+    return features if layers is None else [features[i] for i in layers]
+
+
+def resized(x_bdhw: Tensor, size: Sequence[int]) -> Tensor:
+    """The map at ``size`` (rows, columns), bilinearly."""
+    if x_bdhw.shape[2:] == torch.Size(size):
+        return x_bdhw
+    return F.interpolate(x_bdhw, tuple(size), mode="bilinear", align_corners=False)
 
 
 def channels_read(channels: Sequence[int], layers: Sequence[int] | None) -> int:

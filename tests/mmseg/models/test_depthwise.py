@@ -12,7 +12,7 @@ from torch import nn
 
 from pipa import _core
 from pipa.mmseg.models.decode_heads.fusion import build_fusion
-from pipa.mmseg.models.dilated_depthwise import DepthwiseConv2d
+from pipa.mmseg.models.depthwise import DepthwiseConv2d
 
 
 def pair(channels: int, dilation: int, bias: bool = False) -> tuple[DepthwiseConv2d, nn.Conv2d]:
@@ -42,8 +42,30 @@ def test_value_and_gradients(channels: int, dilation: int, layout: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_autocast_and_bfloat16() -> None:
-    ours, plain = pair(64, 6)
+@pytest.mark.parametrize("window", [(5, 1, 2, 1), (5, 2, 0, 1), (7, 3, 4, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_value_and_gradients_of_wide_windows(window: tuple[int, ...], layout: torch.memory_format) -> None:
+    size, stride, padding, dilation = window
+    ours = DepthwiseConv2d(70, 70, size, stride, padding, dilation, groups=70)
+    plain = nn.Conv2d(70, 70, size, stride, padding, dilation, groups=70)
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 70, 15, 22).contiguous(memory_format=layout)
+    results = []
+    for conv in (ours, plain):
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        out = conv(leaf)
+        (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+        results.append([out.detach(), leaf.grad, *(p.grad for p in conv.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [(3, 6), (5, 1)])
+def test_autocast_and_bfloat16(window: tuple[int, int]) -> None:
+    size, dilation = window
+    settings = dict(padding=dilation * (size // 2), dilation=dilation, groups=64, bias=False)
+    ours, plain = DepthwiseConv2d(64, 64, size, **settings), nn.Conv2d(64, 64, size, **settings)
+    plain.load_state_dict(ours.state_dict())
     x = torch.randn(2, 64, 20, 20, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = ours(x)
@@ -62,6 +84,8 @@ def test_what_the_kernel_does_not_know_goes_to_torch() -> None:
     assert torch.equal(ours.double()(x), plain.double()(x))
     strided = DepthwiseConv2d(8, 8, 3, stride=2, padding=2, dilation=2, groups=8)
     assert strided(torch.randn(1, 8, 6, 6)).shape == (1, 8, 3, 3)
+    grouped = DepthwiseConv2d(8, 16, 5, padding=2, groups=4)
+    assert grouped(torch.randn(1, 8, 6, 6)).shape == (1, 16, 6, 6)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +100,14 @@ def test_what_the_kernel_does_not_know_goes_to_torch() -> None:
 def test_errors_name_the_argument(arguments: tuple, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         _core.depthwise(*arguments)
+
+
+def test_errors_of_the_weight_gradient_name_the_argument() -> None:
+    x = torch.zeros(1, 4, 6, 6)
+    with pytest.raises(ValueError, match=r"window: .* size 7, stride 1, dilation 1, padding 0 for a map of 6x6"):
+        _core.depthwise_weight_gradient(x, x, 7, 1, 0, 1)
+    with pytest.raises(ValueError, match="grad_bdhw"):
+        _core.depthwise_weight_gradient(x, x, 5, 1, 0, 1)
 
 
 def test_the_fusion_is_the_one_of_mmsegmentation() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.mmseg.models.backbones import efficientnet_lite as lite
+from pipa.mmseg.models.depthwise import DepthwiseConv2d
 from pipa.mmseg.models.segmentors.step_adapter import segmentor_outputs
 
 
@@ -108,6 +109,29 @@ def test_checkpoints_keep_their_names(tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in pairs)
         for mine, i in zip(network.eval().backbone(image), (2, 4, 10, 15), strict=True):
             torch.testing.assert_close(mine, found[i], atol=1e-3, rtol=1e-3)
+
+
+def test_gradients_are_those_of_timms_own_layers() -> None:
+    """Though the wide depthwise convolutions have their weights' gradients from our kernel."""
+    import timm
+
+    ours = MODELS.build({"type": "EfficientNetLite", "pretrained": False}).train()
+    plain = timm.create_model(
+        "tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4), bn_momentum=0.01
+    ).train()
+    own = [name for name, module in ours.encoder.named_modules() if isinstance(module, DepthwiseConv2d)]
+    assert own == [
+        f"blocks.{place}.conv_dw" for place in ("2.0", "2.1", "4.0", "4.1", "4.2", "5.0", "5.1", "5.2", "5.3")
+    ]
+    # The state dict has other names, in the same order.
+    plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
+    image = torch.randn(2, 3, 70, 97)
+    for network in (ours, plain):
+        sum(m.square().mean() for m in network(image)).backward()
+    pairs = list(zip(ours.encoder.named_parameters(), plain.named_parameters(), strict=True))
+    assert [mine for (mine, _), _ in pairs] == [theirs for _, (theirs, _) in pairs]
+    for (name, mine), (_, theirs) in pairs:
+        assert float((mine.grad - theirs.grad).norm()) <= 1e-4 * float(theirs.grad.norm()) + 1e-7, name
 
 
 def test_strides_channels_and_odd_sizes() -> None:

@@ -121,7 +121,7 @@ model = dict(
 optim_wrapper = dict(
     type="OptimWrapper",
     # DAFormer's 6e-5 is for a transformer and 40,000 iterations; a small convolutional net in a short run takes more.
-    optimizer=dict(type="AdamW", lr=2e-4, betas=(0.9, 0.999), weight_decay=0.01),
+    optimizer=dict(type="AdamW", lr=2e-4, betas=(0.9, 0.999), weight_decay=0.01, fused=True),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         # New layers start from nothing, the encoder from ImageNet.

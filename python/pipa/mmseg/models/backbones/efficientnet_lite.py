@@ -14,6 +14,8 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from pipa.mmseg.models.depthwise import DepthwiseConv2d
+
 # Blocks of each stage of EfficientNet-B0 (Tan and Le, ICML 2019, table 1).
 BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 # The weight file's name of each layer of a block -> timm's. The first block does not expand.
@@ -88,6 +90,7 @@ class EfficientNetLite(BaseModule):
         encoder: Any = timm.create_model(
             "tf_efficientnet_lite0", features_only=True, out_indices=tuple(out_indices), bn_momentum=0.01
         )
+        take_own_depthwise(encoder)
         self.encoder = encoder
         self.out_channels = list(encoder.feature_info.channels())
         self.register_state_dict_post_hook(_to_file_names)
@@ -114,6 +117,29 @@ class EfficientNetLite(BaseModule):
 
     def forward(self, image_bchw: Tensor) -> list[Tensor]:
         return self.encoder(image_bchw)
+
+
+class SameDepthwise(DepthwiseConv2d):
+    """A depthwise convolution with TensorFlow's padding, by the input's size: ceil(H / stride) rows come out."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        from timm.layers.padding import pad_same
+
+        return super().forward(pad_same(input, self.kernel_size, self.stride, self.dilation))
+
+
+def take_own_depthwise(encoder: nn.Module) -> None:
+    """Put :class:`DepthwiseConv2d` in the place of the 5x5 depthwise convolutions of timm, with the same weights.
+
+    On the CPU they take most of a training iteration otherwise: oneDNN has no kernel for the gradient of such a weight.
+    """
+    for name, conv in list(encoder.named_modules()):
+        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels and conv.kernel_size == (5, 5):
+            kind = DepthwiseConv2d if type(conv) is nn.Conv2d else SameDepthwise
+            channels, bias = conv.in_channels, conv.bias is not None
+            ours = kind(channels, channels, 5, conv.stride, conv.padding, groups=channels, bias=bias, device="meta")
+            ours.weight, ours.bias = conv.weight, conv.bias
+            encoder.set_submodule(name, ours)
 
 
 def _rename(state: dict[str, Any], layers: Mapping[str, str]) -> None:

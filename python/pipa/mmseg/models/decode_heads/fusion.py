@@ -19,7 +19,7 @@ from mmseg.models.decode_heads.isa_head import SelfAttentionBlock
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
-from pipa.mmseg.models.dilated_depthwise import DilatedSeparableConv
+from pipa.mmseg.models.depthwise import DilatedSeparableConv
 
 Config = dict[str, Any]
 RELU: Config = {"type": "ReLU"}

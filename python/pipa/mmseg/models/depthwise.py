@@ -1,4 +1,4 @@
-"""Dilated depthwise 3x3 convolution, on the CPU by a kernel of ours.
+"""Depthwise convolutions, on the CPU by kernels of ours where libtorch's are slow.
 
 Shape suffixes: B batch, D channels, H W size.
 """
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from pipa import _core
 
 
-class _Depthwise(torch.autograd.Function):
+class _Dilated(torch.autograd.Function):
     """``(B, D, H, W), (D, 1, 3, 3), dilation -> (B, D, H, W)`` in channels-last order; first-order gradients."""
 
     @staticmethod
@@ -32,28 +32,63 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _core.depthwise(grad_bdhw.to(x_bdhw.dtype), weight, ctx.dilation, True)
         if ctx.needs_input_grad[1]:
-            grad_w = _core.depthwise_weight_gradient(x_bdhw, grad_bdhw, ctx.dilation).to(weight.dtype)
+            window = (3, 1, ctx.dilation, ctx.dilation)
+            grad_w = _core.depthwise_weight_gradient(x_bdhw, grad_bdhw, *window).to(weight.dtype)
         return grad_x, grad_w, None
 
 
+class _Wide(torch.autograd.Function):
+    """``(B, D, H, W), (D, 1, k, k), stride, padding, dilation -> (B, D, h, w)``: torch's own passes, but for the
+    gradient of the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x_bdhw: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x_bdhw, weight)
+        ctx.place = (stride, padding, dilation)
+        return nn.functional.conv2d(x_bdhw, weight, None, stride, padding, dilation, weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_bdhw: Tensor) -> tuple[Tensor | None, ...]:
+        x_bdhw, weight = ctx.saved_tensors
+        stride, padding, dilation = ([n, n] for n in ctx.place)
+        grad_x = grad_w = None
+        if ctx.needs_input_grad[0]:
+            place = (stride, padding, dilation, False, [0, 0], weight.shape[0])
+            grad_x = torch.ops.aten.convolution_backward(grad_bdhw, x_bdhw, weight, None, *place, [True, False, False])[
+                0
+            ]
+        if ctx.needs_input_grad[1]:
+            window = (weight.shape[2], *ctx.place)
+            grad_w = _core.depthwise_weight_gradient(x_bdhw, grad_bdhw, *window).to(weight.dtype)
+        return grad_x, grad_w, None, None, None
+
+
 class DepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` that takes our kernel where it applies: float32 and bfloat16 on the CPU, 3x3, size kept."""
+    """``nn.Conv2d`` that takes our kernels where they apply: depthwise in float32 and bfloat16 on the CPU.
+
+    3x3 windows that keep the size: value and gradients. Larger square windows: the gradient of the weight.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self._applies(input):
+        dilated = self.kernel_size == (3, 3) and self.stride == (1, 1) and self.padding == self.dilation
+        if not self._applies(input) or not (dilated or self.kernel_size[0] > 3):
             return super().forward(input)
+        weight, dilation = self.weight, int(self.dilation[0])
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
-        out = _Depthwise.apply(input, self.weight, int(self.dilation[0]))
+        if dilated:
+            out = _Dilated.apply(input, weight, dilation)
+        else:
+            out = _Wide.apply(input, weight.to(input.dtype), self.stride[0], int(self.padding[0]), dilation)
         return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
 
     def _applies(self, x_bdhw: Tensor) -> bool:
+        square = (self.kernel_size, self.stride, self.padding, self.dilation)
         geometry = (
             self.groups == self.in_channels == self.out_channels
-            and self.kernel_size == (3, 3)
-            and self.stride == (1, 1)
-            and self.padding == self.dilation
-            and self.dilation[0] == self.dilation[1]
+            and not isinstance(self.padding, str)
+            and all(pair[0] == pair[1] for pair in square)
             and self.padding_mode == "zeros"
         )
         # Not a subclass: tensors without memory (tracing, shape propagation) have nothing the kernel could read.
