@@ -18,8 +18,39 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-/// Channels whose sums stay in registers.
-const LANES: usize = 64;
+/// Runs an expression for blocks of 64, 16 and single channels that cover them all. The number of channels of a block is
+/// known to the compiler, so that their sums stay in registers.
+macro_rules! for_blocks {
+    ($channels:expr, |$n:ident, $first:ident| $run:expr) => {
+        let (channels, mut $first) = ($channels, 0);
+        while $first < channels {
+            match channels - $first {
+                64.. => {
+                    const $n: usize = 64;
+                    $run;
+                    $first += $n;
+                }
+                16.. => {
+                    const $n: usize = 16;
+                    $run;
+                    $first += $n;
+                }
+                _ => {
+                    const $n: usize = 1;
+                    $run;
+                    $first += $n;
+                }
+            }
+        }
+    };
+}
+use for_blocks;
+
+/// `N` neighbouring values from `start` on.
+#[inline(always)]
+fn block<V, const N: usize>(values: &[V], start: usize) -> &[V; N] {
+    values[start..].first_chunk().expect("blocks lie inside of their maps")
+}
 
 /// A stored number that is computed in f32.
 trait Value: Element {
@@ -125,27 +156,32 @@ fn convolve<V: Value>(map_bdhw: &Tensor, weight: &[f32], shape: Shape, row: Row<
 /// One row of the output: the sum over the window, channel by channel.
 #[inline(always)]
 fn row<V: Value>(image: &[V], weight: &[f32], shape: Shape, y: usize, out: &mut [V]) {
-    let channels = shape.channels;
-    for (x, out) in out.chunks_exact_mut(channels).enumerate() {
-        for (block, out) in out.chunks_mut(LANES).enumerate() {
-            let (first, n) = (block * LANES, out.len());
-            let mut sum = [0f32; LANES];
-            for ky in 0..3 {
-                let Some(row) = shape.seen(y, ky, shape.height) else { continue };
-                for kx in 0..3 {
-                    let Some(column) = shape.seen(x, kx, shape.width) else { continue };
-                    let start = (row * shape.width + column) * channels + first;
-                    let (input, weight) = (&image[start..start + n], &weight[(3 * ky + kx) * channels + first..][..n]);
-                    // The full block has a length known to the compiler: its sums stay in registers.
-                    match (input.first_chunk::<LANES>(), weight.first_chunk::<LANES>()) {
-                        (Some(input), Some(weight)) => (0..LANES).for_each(|c| sum[c] += input[c].load() * weight[c]),
-                        _ => (0..n).for_each(|c| sum[c] += input[c].load() * weight[c]),
-                    }
-                }
-            }
-            out.iter_mut().zip(&sum).for_each(|(out, &sum)| *out = V::store(sum));
+    for (x, out) in out.chunks_exact_mut(shape.channels).enumerate() {
+        for_blocks!(shape.channels, |N, first| pixel::<V, N>(image, weight, shape, (y, x), first, out));
+    }
+}
+
+/// `N` channels of a pixel of the output.
+#[inline(always)]
+fn pixel<V: Value, const N: usize>(
+    image: &[V],
+    weight: &[f32],
+    shape: Shape,
+    (y, x): (usize, usize),
+    first: usize,
+    out: &mut [V],
+) {
+    let mut sum = [0f32; N];
+    for ky in 0..3 {
+        let Some(row) = shape.seen(y, ky, shape.height) else { continue };
+        for kx in 0..3 {
+            let Some(column) = shape.seen(x, kx, shape.width) else { continue };
+            let input = block::<V, N>(image, (row * shape.width + column) * shape.channels + first);
+            let weight = block::<f32, N>(weight, (3 * ky + kx) * shape.channels + first);
+            (0..N).for_each(|c| sum[c] += input[c].load() * weight[c]);
         }
     }
+    out[first..first + N].iter_mut().zip(sum).for_each(|(out, sum)| *out = V::store(sum));
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]

@@ -1,6 +1,6 @@
 //! Gradient of the weight of a depthwise convolution with any square window.
 
-use super::{pixelwise, unsupported, Value, LANES};
+use super::{block, for_blocks, pixelwise, unsupported, Value};
 use crate::error::{Error, Result};
 use crate::host::pool;
 use crate::host::slice::view;
@@ -117,20 +117,18 @@ fn rows<V: Value>(image: &[V], grad: &[V], sizes: Correlation, first: usize, sum
             let (ky, kx) = (tap / window.size, tap % window.size);
             let Some(row) = window.seen(first + i, ky, height) else { continue };
             let image = &image[row * width * channels..(row + 1) * width * channels];
-            for (block, sum) in sum.chunks_mut(LANES).enumerate() {
-                let (start, n) = (block * LANES, sum.len());
-                let mut held = [0f32; LANES];
-                held[..n].copy_from_slice(sum);
-                for x in window.columns(kx, places, width) {
+            let columns = window.columns(kx, places, width);
+            for_blocks!(channels, |N, start| {
+                let sum: &mut [f32; N] = sum[start..].first_chunk_mut().expect("a sum for each channel");
+                let mut held = *sum;
+                for x in columns.clone() {
                     let seen = x * window.stride + kx * window.dilation - window.padding;
-                    let (input, grad) = (&image[seen * channels + start..][..n], &grad[x * channels + start..][..n]);
-                    match (input.first_chunk::<LANES>(), grad.first_chunk::<LANES>()) {
-                        (Some(a), Some(b)) => (0..LANES).for_each(|c| held[c] += a[c].load() * b[c].load()),
-                        _ => (0..n).for_each(|c| held[c] += input[c].load() * grad[c].load()),
-                    }
+                    let input = block::<V, N>(image, seen * channels + start);
+                    let grad = block::<V, N>(grad, x * channels + start);
+                    (0..N).for_each(|c| held[c] += input[c].load() * grad[c].load());
                 }
-                sum.copy_from_slice(&held[..n]);
-            }
+                *sum = held;
+            });
         }
     }
 }
