@@ -59,20 +59,16 @@ class ProjectionHead(nn.Module):
         Several maps are brought to the size of the first (the finest) bilinearly and concatenated, those of ``layers``;
         up to rounding, because the convolution comes before the resizing.
         """
-        if isinstance(features, Tensor):
-            size, maps = features.shape[2:], [features]
-        else:
-            size, maps = features[0].shape[2:], chosen(features, self.layers)
+        given = [features] if isinstance(features, Tensor) else features
+        maps = given if isinstance(features, Tensor) else chosen(given, self.layers)
         if any(m.dim() != 4 for m in maps) or sum(m.shape[1] for m in maps) != self.in_channels:
             got = [tuple(m.shape) for m in maps]
             raise ValueError(
                 f"ProjectionHead: expected (B, {self.in_channels}, H, W), got {got[0] if len(got) == 1 else got}"
             )
-        convolution, *rest = self.project
-        x_bdhw = convolution_of_joined(convolution, maps, size)
-        for layer in rest:
-            x_bdhw = layer(x_bdhw)
-        return x_bdhw
+        convolution = self.project[0]
+        assert isinstance(convolution, nn.Conv2d)
+        return self.project[1:](convolution_of_joined(convolution, maps, given[0].shape[2:]))
 
 
 def convolution_of_joined(convolution: nn.Conv2d, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:

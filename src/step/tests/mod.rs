@@ -74,14 +74,16 @@ fn every_term_is_logged_and_reaches_the_student() -> Result<()> {
     for term in terms {
         let loss = values[&format!("loss_{term}")];
         assert!(loss.is_finite() && loss > 0.0, "{term}: {loss}");
-        assert!(values[&format!("grad_norm_{term}")] > 0.0, "{term} gives the student no gradient");
+        for of in ["grad_norm", "encoder_grad_norm"] {
+            assert!(values[&format!("{of}_{term}")] > 0.0, "{term} gives the student no gradient: {of}");
+        }
         total += loss;
     }
     assert!((values["loss"] - total).abs() < 1e-5 * total);
     for name in ["acc_source", "acc_mix", "pseudo_weight"] {
         assert!((0.0..=100.0).contains(&values[name]), "{name}");
     }
-    assert_eq!(values.len(), 2 * terms.len() + 4);
+    assert_eq!(values.len(), 3 * terms.len() + 4);
     assert!(largest(&networks.stem_gradient()) > 0.0);
     assert_eq!(networks.head_gradients(), [true, true]);
     assert!(!networks.frozen_have_gradients());

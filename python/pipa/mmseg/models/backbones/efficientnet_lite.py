@@ -125,7 +125,7 @@ class SameDepthwise(DepthwiseConv2d):
     def forward(self, input: Tensor) -> Tensor:
         from timm.layers.padding import pad_same
 
-        return super().forward(pad_same(input, self.kernel_size, self.stride, self.dilation))
+        return super().forward(pad_same(input, list(self.kernel_size), list(self.stride), list(self.dilation)))
 
 
 def take_own_depthwise(encoder: nn.Module) -> None:
@@ -136,10 +136,10 @@ def take_own_depthwise(encoder: nn.Module) -> None:
     for name, conv in list(encoder.named_modules()):
         if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels and conv.kernel_size == (5, 5):
             kind = DepthwiseConv2d if type(conv) is nn.Conv2d else SameDepthwise
-            channels, bias = conv.in_channels, conv.bias is not None
-            ours = kind(channels, channels, 5, conv.stride, conv.padding, groups=channels, bias=bias, device="meta")
+            stride, padding = int(conv.stride[0]), int(conv.padding[0])
+            ours = kind(conv.in_channels, conv.in_channels, 5, stride, padding, groups=conv.groups, device="meta")
             ours.weight, ours.bias = conv.weight, conv.bias
-            encoder.set_submodule(name, ours)
+            encoder.set_submodule(name, ours.train(conv.training))
 
 
 def _rename(state: dict[str, Any], layers: Mapping[str, str]) -> None:
