@@ -19,6 +19,7 @@ from pipa.study.definition import Run
 from pipa.study.inside import gradient_shares, inside
 from pipa.study.plots import label_curves
 from pipa.study.results import summary
+from pipa.study.tables import shared
 
 CLASSES = ("road", "sky", "car")
 
@@ -175,3 +176,15 @@ def test_tables_and_plots_show_what_there_is(tmp_path: Path) -> None:
     # Runs of before have gradients alone.
     assert inside(results(False)).count("| PiPa |") == 1
     assert label_curves(results(False), tmp_path / "none.svg") is None
+
+
+def test_methods_are_compared_on_the_seeds_that_all_have() -> None:
+    """A study that is not whole: the mean of other seeds would be taken for a difference of methods."""
+    entry = results(True)["runs"][0]
+    low, high = ({**entry, "embedding": dict(entry["embedding"], across=value)} for value in (0.1, 0.9))
+    runs = [{**low, "method": m, "seed": 0} for m in ("a", "b")] + [{**high, "method": "a", "seed": 1}]
+    study = dict(study="s", evaluations=1, methods=["a", "b"], baseline="a", runs=runs)
+    assert inside(study).count("| 0.250 | 0.250 | 0.250 | 0.250 | 0.100 | 50 |") == 2
+    assert [run["method"] for run in shared(study)["runs"]] == ["a", "b"]
+    # Without a common seed there is nothing better than all of them.
+    assert len(shared({**study, "runs": runs[1:]})["runs"]) == 2

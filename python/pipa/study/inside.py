@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipa.study.tables import methods, table
+from pipa.study.tables import methods, shared, table
 
 # Terms in the order of their columns; those on mixed images stand with their own on the source. Others come after.
 ORDER = ("source", "mix", "pixel", "patch", "distribution", "mask")
@@ -81,7 +81,8 @@ def embedding_table(results: Mapping[str, Any]) -> str | None:
 
 
 def inside(results: Mapping[str, Any]) -> str:
-    """All tables that have a row."""
+    """All tables that have a row, of the seeds that every method has."""
+    results = shared(results)
     gradients = (gradient_table(results, part) for part in PREFIXES)
     made = (*gradients, label_table(results), embedding_table(results))
     return "\n\n".join(text for text in made if text is not None)

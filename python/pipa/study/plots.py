@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipa.files.atomic import write_text
 from pipa.study.statistics import MODELS, compare, has_teacher
-from pipa.study.tables import methods
+from pipa.study.tables import methods, shared
 from pipa.viz.svg import drawing, svg_of
 
 COLOURS = {"student": "#4269d0", "teacher": "#c9570f"}
@@ -39,7 +39,7 @@ def forest(results: Mapping[str, Any], path: Path) -> Path:
                 axes.plot(found.bootstrap, [y, y], color=colour, linewidth=2)
             axes.plot([found.mean], [y], "D", color=colour, markersize=5)
         axes.set_yticks(range(len(rows)), [f"{method}, {model}" for method, model, _ in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)  # the first on top, none on the frame
         axes.grid(axis="x", color="#ddd")
         axes.set_axisbelow(True)
         axes.set_xlabel(f"mIoU minus {baseline}'s, points")
@@ -47,11 +47,14 @@ def forest(results: Mapping[str, Any], path: Path) -> Path:
 
 
 def label_curves(results: Mapping[str, Any], path: Path) -> Path | None:
-    """Pseudo-labels over the iterations, mean of the seeds: sure pixels, right ones of them, found ones of each class.
+    """Pseudo-labels over the iterations: sure pixels, right ones of them, found ones of each class.
+
+    Means of the seeds that every method has.
 
     Returns:
         The path; None where no run has such numbers.
     """
+    results = shared(results)
     kept = [run for run in results["runs"] if run.get("pseudo_labels")]
     if not kept:
         return None
@@ -91,7 +94,8 @@ def values_at(run: Mapping[str, Any], place: tuple[str, ...]) -> tuple[list[int]
 
 
 def curves(results: Mapping[str, Any], path: Path) -> Path:
-    """mIoU over the iterations, mean of the seeds: students in the left panel, teachers in the right one."""
+    """mIoU over the iterations: students in the left panel, teachers in the right; means of the seeds that all have."""
+    results = shared(results)
     with drawing():
         figure = Figure(figsize=(8.4, 3.2), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)

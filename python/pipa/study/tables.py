@@ -40,6 +40,13 @@ def methods(results: Mapping[str, Any]) -> list[str]:
     return [name for name in results["methods"] if name in there]
 
 
+def shared(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The runs of the seeds that every method has, where there is one: means of other seeds do not compare."""
+    seeds = [{run["seed"] for run in results["runs"] if run["method"] == method} for method in methods(results)]
+    common = set.intersection(*seeds) if seeds else set()
+    return {**results, "runs": [run for run in results["runs"] if run["seed"] in common]} if common else results
+
+
 def score_table(results: Mapping[str, Any]) -> str:
     """Mean and sample deviation of student and teacher, and each seed (student / teacher)."""
     seeds = sorted({run["seed"] for run in results["runs"]})
