@@ -22,6 +22,18 @@ def pair(channels: int, dilation: int, bias: bool = False) -> tuple[DepthwiseCon
     return ours, plain
 
 
+def assert_alike(ours: nn.Module, plain: nn.Module, x: torch.Tensor) -> None:
+    """The same value, and the same gradients of the input and of every parameter."""
+    results = []
+    for conv in (ours, plain):
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        out = conv(leaf)
+        (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+        results.append([out.detach(), leaf.grad, *(p.grad for p in conv.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("channels", [1, 16, 64, 100])
 @pytest.mark.parametrize("dilation", [1, 2, 6, 18])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
@@ -32,14 +44,7 @@ def test_value_and_gradients(channels: int, dilation: int, layout: str) -> None:
         x = x.contiguous(memory_format=torch.channels_last)
     if layout == "strided":
         x = torch.randn(2, channels, 13, 20)[..., ::2]
-    results = []
-    for conv in (ours, plain):
-        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
-        out = conv(leaf)
-        (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
-        results.append([out.detach(), leaf.grad, *(p.grad for p in conv.parameters())])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert_alike(ours, plain, x)
 
 
 @pytest.mark.parametrize("window", [(5, 1, 2, 1), (5, 2, 0, 1), (7, 3, 4, 2)])
@@ -50,14 +55,7 @@ def test_value_and_gradients_of_wide_windows(window: tuple[int, ...], layout: to
     plain = nn.Conv2d(70, 70, size, stride, padding, dilation, groups=70)
     plain.load_state_dict(ours.state_dict())
     x = torch.randn(2, 70, 15, 22).contiguous(memory_format=layout)
-    results = []
-    for conv in (ours, plain):
-        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
-        out = conv(leaf)
-        (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
-        results.append([out.detach(), leaf.grad, *(p.grad for p in conv.parameters())])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert_alike(ours, plain, x)
 
 
 @pytest.mark.parametrize("window", [(3, 6), (5, 1)])
