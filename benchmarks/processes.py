@@ -20,7 +20,8 @@ from torch import multiprocessing as mp
 from kernels import scene
 from pipa import Group, PipaStep
 from pipa.gradient_exchange import average
-from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads
+from pipa.mmseg.models.segmentors.embedding import build_heads
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 from step import SETTINGS, SIDE, B, network
 
 

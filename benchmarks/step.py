@@ -30,7 +30,8 @@ from kernels import scene
 from measure import first_run
 from pipa import PipaStep
 from pipa.mmseg.models.backbones.mit import ARCHITECTURES, MiT
-from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads
+from pipa.mmseg.models.segmentors.embedding import build_heads
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 from step_twin import TwinStep
 
 CLASSES, B, SIDE = 19, 2, 256

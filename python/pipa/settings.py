@@ -226,6 +226,7 @@ class StepSettings(TypedDict, total=False):
 # --- end of what tools/settings.py makes ---
 
 NonFinite = Literal["stop", "skip"]
+ProjectionLayers = Sequence[int] | Literal["head"] | None
 
 
 class HookSettings(StepSettings, total=False):
@@ -239,8 +240,9 @@ class HookSettings(StepSettings, total=False):
     """Channels of the patch embedding (128 in the paper)."""
     projection_hidden: int | None
     """Channels between the two convolutions of a projection head; None: the sum of the encoder's channels."""
-    projection_layers: Sequence[int] | None
-    """Which of the encoder's maps the embeddings see, as positions (-1: the deepest); None: all."""
+    projection_layers: ProjectionLayers
+    """Maps that the embeddings see: positions of the encoder's (-1: the deepest), None for all of these, "head" for the
+    one that the decode head classifies."""
     evaluate_teacher: bool
     """Each validation evaluates the teacher too; its metrics are logged and saved under ``teacher/``."""
     joined: bool

@@ -81,7 +81,7 @@ impl PyNetworks {
     fn output(&self, name: &str, arguments: Vec<Tensor>) -> Result<Output> {
         type Heads = Vec<(T, Option<Region>, f64)>;
         self.pass(name, arguments, |value| {
-            let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Region)>)>()?;
+            let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Option<Region>)>)>()?;
             let own_loss = if value.hasattr("own_loss")? { value.getattr("own_loss")?.extract()? } else { None };
             Ok(Output {
                 heads: heads
@@ -89,7 +89,7 @@ impl PyNetworks {
                     .map(|(logits, region, weight)| Head { logits: logits.0, region: region.map(to_box), weight })
                     .collect(),
                 features: features.into_iter().map(|t| t.0).collect(),
-                detail: detail.map(|(features, region)| (features.into_iter().map(|t| t.0).collect(), to_box(region))),
+                detail: detail.map(|(maps, region)| (maps.into_iter().map(|t| t.0).collect(), region.map(to_box))),
                 own_loss: own_loss.map(own_loss_of),
             })
         })

@@ -23,10 +23,21 @@ pub struct Output {
     pub heads: Vec<Head>,
     /// Backbone features of the whole (context) image, shallow to deep, each [B,D,h,w].
     pub features: Vec<Tensor>,
-    /// Backbone features of HRDA's detail crop and its place in the image.
-    pub detail: Option<(Vec<Tensor>, BoxYX)>,
+    /// Maps that the pixel terms see in place of the features, and their place in the image: HRDA's detail crop, or a
+    /// head's map of the whole image (none).
+    pub detail: Option<(Vec<Tensor>, Option<BoxYX>)>,
     /// Takes the place of the heads' cross entropy on source images; none: the weighted cross entropy of all heads.
     pub own_loss: Option<OwnLoss>,
+}
+
+impl Output {
+    /// Maps that the pixel terms see, and the part of the image that they show; none means the whole image.
+    pub fn pixel_maps(&self) -> (&[Tensor], Option<BoxYX>) {
+        match &self.detail {
+            Some((maps, region)) => (maps, *region),
+            None => (&self.features, None),
+        }
+    }
 }
 
 /// Student, teacher, frozen ImageNet model and projection heads behind one interface.

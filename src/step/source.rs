@@ -75,10 +75,7 @@ impl Step {
         label_bhw: &Tensor,
         rng: &mut Rng,
     ) -> Result<Tensor> {
-        let (features, region) = match &output.detail {
-            Some((features, region)) => (features, Some(*region)),
-            None => (&output.features, None),
-        };
+        let (features, region) = output.pixel_maps();
         let label = crop_label(label_bhw, region)?;
         // Hard and easy pixels are told apart by the head that looks at the same region.
         let head = output.heads.iter().find(|head| head.region == region).map_or_else(|| main_head(output), Ok)?;
@@ -114,10 +111,7 @@ impl Step {
         output: &Output,
         label_bhw: &Tensor,
     ) -> Result<Tensor> {
-        let (features, region) = match &output.detail {
-            Some((features, region)) => (features, Some(*region)),
-            None => (&output.features, None),
-        };
+        let (features, region) = output.pixel_maps();
         let embedding = networks.pixel_embedding(features)?;
         check_rank(&embedding, 4, "pixel embedding", "[B,D,H,W]")?;
         let label = nearest(&crop_label(label_bhw, region)?, embedding.size()[2], embedding.size()[3])?;

@@ -40,8 +40,8 @@ class Outputs(NamedTuple):
 
     heads: supervised outputs, the main one first.
     features: encoder maps (B, D_i, h_i, w_i) of the whole image, shallow to deep.
-    detail: maps of a detail crop and its place in the image (HRDA), else None. The pixel term uses them where they
-        exist, with the labels of the same place.
+    detail: maps of a detail crop and its place in the image (HRDA), or others of the whole image and None; else None.
+        The pixel terms use them where they exist, with the labels of the same place.
 
     >>> import torch
     >>> from pipa.networks import Head, Outputs
@@ -52,7 +52,7 @@ class Outputs(NamedTuple):
 
     heads: Sequence[Head | tuple[Tensor, Region | None, float]]
     features: Sequence[Tensor]
-    detail: tuple[Sequence[Tensor], Region] | None = None
+    detail: tuple[Sequence[Tensor], Region | None] | None = None
 
 
 class OwnOutputs(Outputs):
@@ -75,7 +75,7 @@ class OwnOutputs(Outputs):
         cls,
         heads: Sequence[Head | tuple[Tensor, Region | None, float]],
         features: Sequence[Tensor],
-        detail: tuple[Sequence[Tensor], Region] | None = None,
+        detail: tuple[Sequence[Tensor], Region | None] | None = None,
         *,
         own_loss: Callable[[Tensor], Tensor],
     ) -> OwnOutputs:
@@ -172,6 +172,10 @@ class Networks:
         """Logits (B, C, h, w) of the whole image."""
         raise NotImplementedError
 
+    def embedded(self, module: nn.Module, image: Tensor) -> Sequence[Tensor]:
+        """Maps that the projection heads read, with the encoder's deepest one last; :meth:`features` if not defined."""
+        return self.features(module, image)
+
     # --- what the iteration calls -----------------------------------------------------------------------------------
 
     def student(self, image: Tensor) -> Outputs:
@@ -188,8 +192,8 @@ class Networks:
             return self.student(image)
 
     def student_features(self, image: Tensor) -> Sequence[Tensor]:
-        """The student's encoder maps, with gradient; the patch term needs no segmentation head."""
-        return self.features(self._student, image)
+        """The student's maps for the projection heads, with gradient; the encoder's need no segmentation head."""
+        return self.embedded(self._student, image)
 
     def teacher(self, image: Tensor) -> Tensor:
         """The teacher's logits (B, C, h, w), without noise (:func:`quiet_train`)."""

@@ -121,9 +121,9 @@ def cells_of(networks: Networks, module: nn.Module, patch: tuple[int, int], stri
 
 
 def blank_maps(networks: Networks, module: nn.Module, size: tuple[int, int]) -> list[Tensor]:
-    """Encoder maps of a blank image of ``size`` pixels."""
+    """Maps of a blank image of ``size`` pixels that the projection heads read."""
     with torch.no_grad(), evaluating(module), unchanged_draws():
-        return list(networks.features(module, blank(module, size)))
+        return list(networks.embedded(module, blank(module, size)))
 
 
 def blank(module: nn.Module, size: tuple[int, int]) -> Tensor:

@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "target patches": dict(patch_source="target", mix_classes="batch"),
     "other negatives": dict(patch_negatives="other_classes", projection_layers=[-1]),
+    "head's map": dict(projection_layers="head", pixel_target=True),
 }
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("mmseg")
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.datasets.transforms import GenerateEdge
+from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
@@ -23,6 +24,8 @@ from torch import Tensor
 import pipa.mmseg  # noqa: F401  (registers)
 from mmseg_families import CLASSES, FAMILIES, SIDE, small
 from pipa import PipaStep
+from pipa.mmseg.models.segmentors.embedding import HeadMapNetworks, check_head_map
+from pipa.mmseg.models.segmentors.step_adapter import main_head
 from small_nets import SMALL_STEP
 
 pytestmark = pytest.mark.slow
@@ -85,3 +88,34 @@ def test_a_family_trains_with_its_own_losses(name: str) -> None:
     maps = step.networks.student_features(source)
     step.teacher.eval()
     assert [m.shape for m in maps] == [m.shape for m in step.networks.features(step.teacher, source)]
+
+
+# Their heads classify otherwise: queries of masks, kernels that are refined.
+OTHER_CLASSIFIER = {"knet": "IterativeDecodeHead", "segmenter": "SegmenterMaskTransformerHead"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_embedding_can_be_made_of_what_the_head_classifies(name: str) -> None:
+    """``projection_layers="head"``: the last convolution makes the model's own logits of the map, or it is refused."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    register_all_modules(init_default_scope=True)
+    torch.manual_seed(0)
+    model = MODELS.build(ConfigDict(small(name))).eval()
+    if name in OTHER_CLASSIFIER:
+        with pytest.raises(ValueError, match=f"classifies by conv_seg, got {OTHER_CLASSIFIER[name]}"):
+            check_head_map(model, compiled=False)
+        return
+    check_head_map(model, compiled=False)
+    networks, image = HeadMapNetworks(model, model, None, None, None), torch.randn(2, 3, SIDE, SIDE)
+    with torch.no_grad():
+        logits = networks.logits(model, image)
+        first, *encoder = networks.embedded(model, image)
+        again = resize(
+            main_head(model).conv_seg(first), (SIDE, SIDE), mode="bilinear", align_corners=model.align_corners
+        )
+        assert torch.equal(again, logits)
+        assert [m.shape for m in encoder] == [m.shape for m in networks.features(model, image)]
+        detail = networks.outputs(model, image).detail
+        assert detail is not None
+        assert torch.equal(detail[0][0], first)

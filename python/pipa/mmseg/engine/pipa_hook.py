@@ -47,7 +47,8 @@ from pipa.mmseg.engine.start_checks import (
 from pipa.mmseg.engine.target_loader import build_target_loader, check_loaders
 from pipa.mmseg.evaluation.teacher import evaluate
 from pipa.mmseg.mmengine_compat import InfiniteIterator, accumulative_counts, is_resuming, is_training, start_file
-from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, build_heads, core_model, main_head
+from pipa.mmseg.models.segmentors.embedding import HEAD, build_heads, check_head_map, embedding
+from pipa.mmseg.models.segmentors.step_adapter import core_model, main_head
 from pipa.mmseg.models.sliding import TorchDraws
 from pipa.settings import HOOK_DEFAULTS, HookSettings, default_settings, native_step
 from pipa.step import PipaStep, frozen_copy, wanted_heads
@@ -64,6 +65,7 @@ class PipaHook(Hook):
         target_dataloader: config of the loader of unlabelled target images (its labels are never read); the config's
             top-level ``target_dataloader`` when not given.
         pixel_dim, patch_dim, projection_hidden, projection_layers: of the projection heads, see :class:`pipa.PipaStep`.
+            ``projection_layers="head"``: they read the map that the decode head classifies.
         evaluate_teacher: evaluate the teacher after the student at each validation; its metrics are logged and saved
             under ``teacher/``, so ``save_best="teacher/mIoU"`` keeps the best teacher.
         initial_labels: folder of stored soft labels of the target (``pipa soft-labels``), in place of a frozen copy of
@@ -155,6 +157,8 @@ class PipaHook(Hook):
         for finding in check_pairing(runner.cfg.to_dict()):
             runner.logger.warning(f"{finding.where}: {finding.found}; {finding.fix}")
         self.tuning.check(runner)
+        if self.dims["projection_layers"] == HEAD:
+            check_head_map(core, bool(self.tuning.compile))
         native = {**default_settings(), **self.settings(core)}
         native_step(self.settings(core), 0)
         wants = wanted_heads(native)
@@ -284,7 +288,7 @@ class PipaHook(Hook):
         step = PipaStep(
             core,
             imagenet=self._imagenet,
-            adapter=SegmentorNetworks,
+            adapter=embedding(self.dims)[0],
             heads=self._heads,
             backward=self._backward,
             group=group,

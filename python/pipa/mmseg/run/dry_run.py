@@ -35,7 +35,7 @@ from pipa.mmseg.engine.start_checks import (
 )
 from pipa.mmseg.engine.valid_mask import valid_mask
 from pipa.mmseg.mmengine_compat import build_runner
-from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
+from pipa.mmseg.models.segmentors.embedding import embedding
 from pipa.settings import default_settings
 from pipa.step import PipaStep
 from pipa.step_checks import check_call
@@ -117,7 +117,8 @@ class _First(Hook):
         if hook is not None and {"train_dataloader", "target_dataloader"} <= set(self.batches):
             with self._finding(hook_places(runner.cfg)[0], runner.cfg):
                 hook.use(runner.cfg)
-                step = PipaStep(model, adapter=SegmentorNetworks, seed=0, **sound(hook.settings(model)), **hook.dims)
+                adapter, dims = embedding(hook.dims)
+                step = PipaStep(model, adapter=adapter, seed=0, **sound(hook.settings(model)), **dims)
                 images = [self.batches[name]["inputs"] for name in ("train_dataloader", "target_dataloader")]
                 self.step_checked = True
                 check_call(step, images[0], images[1], True)

@@ -24,7 +24,7 @@ from pipa.mmseg.models.segmentors.own_losses import (
     plain_weight,
 )
 from pipa.networks import Head, Networks, Outputs, OwnOutputs, Region
-from pipa.networks.trial import projection_heads, trial
+from pipa.networks.trial import trial
 
 FINEST_STRIDE = 4
 # Encoders that return more maps in training, and which of them is the one that predicts.
@@ -84,13 +84,6 @@ def segmentor_channels(core: nn.Module) -> list[int]:
     return trial(SegmentorNetworks(core, core, None, None, None), core).channels
 
 
-def build_heads(core: nn.Module, terms: dict[str, bool], dims: dict[str, Any]) -> nn.ModuleDict:
-    """Projection heads of the terms that are on, with the channels of the model's own feature maps."""
-    channels = segmentor_channels(core)
-    wanted = {name: dims[f"{name}_dim"] for name, on in terms.items() if on}
-    return projection_heads(channels, wanted, dims["projection_hidden"], dims.get("projection_layers"), core)
-
-
 def crop(map_bhw: Tensor, region: Region | None) -> Tensor:
     """``map[..., top:bottom, left:right]``; the map itself where region is None."""
     if region is None:
@@ -114,7 +107,7 @@ def segmentor_outputs(
         return custom(image_bchw)
     _check_encoder_decoder(model)
     maps = encode(model, image_bchw, finest_stride)
-    parts = _decode(model, maps.head)
+    parts = decode(model, maps.head)
     size = (image_bchw.shape[2], image_bchw.shape[3])
     if all(is_plain(part.head) and isinstance(part.output, Tensor) for part in parts):
         heads = [Head(_aligned(part, size), None, plain_weight(part.head)) for part in parts]
@@ -129,7 +122,7 @@ def teacher_logits(model: Any, image_bchw: Tensor) -> Tensor:
     if custom is not None:
         return custom(image_bchw)
     _check_encoder_decoder(model)
-    logits = main_map(_decode(model, encode(model, image_bchw).head, auxiliary=False)[0])
+    logits = main_map(decode(model, encode(model, image_bchw).head, auxiliary=False)[0])
     return resize(logits, image_bchw.shape[2:], mode="bilinear", align_corners=model.align_corners)
 
 
@@ -187,7 +180,7 @@ def _check_encoder_decoder(model: nn.Module) -> None:
         )
 
 
-def _decode(model: Any, features: Any, auxiliary: bool = True) -> list[Part]:
+def decode(model: Any, features: Any, auxiliary: bool = True) -> list[Part]:
     """The main head, then, where asked for, all other heads, with what they returned."""
     parts: list[Part] = []
     if isinstance(model.decode_head, nn.ModuleList):
