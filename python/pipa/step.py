@@ -17,6 +17,7 @@ from pipa.networks import Networks, PlainNetworks
 from pipa.networks.choose import adapter_for
 from pipa.networks.encoder import encoder_parameters
 from pipa.networks.plain import Features
+from pipa.networks.projection import refuse_beside_heads
 from pipa.networks.trial import Trial, projection_heads, trial
 from pipa.networks.wrappers import unwrap
 from pipa.settings import StepSettings, native_step
@@ -71,7 +72,8 @@ class PipaStep(nn.Module):
             the deepest alone); None: all, as the released code does. Their size is the finest map's in any case.
         backward: called with each loss instead of ``loss.backward()`` (gradient scalers, for example).
         adapter: own subclass of :class:`pipa.networks.Networks`, for networks with several heads or crops.
-        heads: projection heads made by the caller, ``pixel_head`` and ``patch_head``; they stay the caller's.
+        heads: projection heads made by the caller, ``pixel_head`` and ``patch_head``; they stay the caller's, and the
+            four settings of heads above stay at their defaults or agree with them.
         group: the processes over which each batch is spread, in slices of equal size and order of ranks
             (:class:`pipa.Group`). Every term is then that of the joined batch, with draws for the joined batch: average
             the gradients over the processes before the optimiser's step. All processes need the same weights, seed and
@@ -153,11 +155,9 @@ class PipaStep(nn.Module):
         self._networks.start = self.initial
         wants = wanted_heads(used)
         own = heads is None
-        if not own and projection_layers is not None:
-            raise ValueError(
-                "projection_layers: expected None beside heads=, which read what they are made for; "
-                f"got {projection_layers!r}"
-            )
+        if not own:
+            dims = {"pixel_dim": pixel_dim, "patch_dim": patch_dim, "projection_hidden": projection_hidden}
+            refuse_beside_heads(heads or {}, {**dims, "projection_layers": projection_layers})
         self._trial: Trial | None = None
         if (own and wants and feature_channels is None) or "patch" in wants:
             patch = tuple(used["patch_size"]) if "patch" in wants else None

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipa import PipaStep
 from pipa.networks import ProjectionHead
 from pipa.networks.projection import channels_read, concatenate
-from small_nets import OFF, small_batch, small_step
+from small_nets import OFF, SmallNet, small_batch, small_step
 
 MAPS = [(2, 8, 16, 16), (2, 12, 8, 8), (2, 5, 4, 4)]
 
@@ -46,7 +47,7 @@ def test_value_and_gradients_are_those_of_the_joined_maps(layers: list[int] | No
 
 
 def test_the_step_hands_it_on() -> None:
-    """Its head reads fewer channels, and what cannot be honoured beside heads of the caller is refused."""
+    """Its head reads fewer channels."""
     settings = {**OFF, "pixel_weight": 0.1}
     _, every = small_step(**settings)
     channels = every.heads["pixel_head"].in_channels
@@ -54,8 +55,26 @@ def test_the_step_hands_it_on() -> None:
     assert first.heads["pixel_head"].in_channels < channels
     log = first(*small_batch())
     assert float(log["loss_pixel"]) > 0
-    with pytest.raises(ValueError, match=r"projection_layers: expected None beside heads=, .* got \[0\]"):
-        small_step(**settings, heads=every.heads, projection_layers=[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "usual"),
+    [("projection_layers", [0], None), ("projection_hidden", 8, 256), ("pixel_dim", 16, 256), ("patch_dim", 16, 128)],
+)
+def test_beside_heads_of_the_caller_a_setting_of_heads_is_refused(name: str, value: Any, usual: Any) -> None:
+    settings: dict[str, Any] = {
+        **OFF,
+        "num_classes": 4,
+        "pixel_weight": 0.1,
+        "patch_weight": 0.1,
+        "patch_size": [16, 16],
+    }
+    own = {f"{term}_head": ProjectionHead(14, 12, 10) for term in ("pixel", "patch")}
+    heads = torch.nn.ModuleDict(own)
+    PipaStep(SmallNet(), heads=heads, **settings)
+    PipaStep(SmallNet(), heads=heads, **settings, pixel_dim=12, patch_dim=12, projection_hidden=10)
+    with pytest.raises(ValueError, match=rf"{name}: expected its default, {usual}, or what the heads= .* got "):
+        PipaStep(SmallNet(), heads=heads, **settings, **{name: value})
 
 
 @pytest.mark.parametrize("layers", [[], [3], [-4], [0, -3], [1, 1], "deep", [True], -1, [0.0]])

@@ -5,11 +5,14 @@ Shape suffixes: B batch, D channels, H W size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pipa.settings import HOOK_DEFAULTS
 
 
 class ProjectionHead(nn.Module):
@@ -86,6 +89,33 @@ def convolution_of_joined(convolution: nn.Conv2d, maps: Sequence[Tensor], size: 
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def refuse_beside_heads(heads: Mapping[str, nn.Module], given: Mapping[str, Any]) -> None:
+    """Settings of projection heads would be passed over where the caller has made the heads otherwise.
+
+    Raises:
+        ValueError: one of ``given`` is neither its default nor what the heads are; the message names it.
+    """
+    for name, value in given.items():
+        term = name.removesuffix("_dim") if name.endswith("_dim") else None
+        asked = [head for key, head in heads.items() if term is None or key == f"{term}_head"]
+        if value != HOOK_DEFAULTS[name] and any(setting_of(head, name) != value for head in asked):
+            raise ValueError(
+                f"{name}: expected its default, {HOOK_DEFAULTS[name]}, or what the heads= beside it are made with; got "
+                f"{value!r}"
+            )
+
+
+def setting_of(head: nn.Module, name: str) -> Any:
+    """What a head was made with; nothing known of heads of other kinds."""
+    if not isinstance(head, ProjectionHead):
+        return None
+    if name == "projection_layers":
+        return None if head.layers is None else list(head.layers)
+    convolution = head.project[0 if name == "projection_hidden" else -1]
+    assert isinstance(convolution, nn.Conv2d)
+    return convolution.out_channels
 
 
 def concatenate(features: Sequence[Tensor], layers: Sequence[int] | None = None) -> Tensor:
