@@ -7,6 +7,7 @@ import re
 import shlex
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import module_graph
 import pipa.mmseg
 from pipa.commands import cli
 from pipa.configs import list_configs
+from pipa.mmseg.run.study_run import configure
+from pipa.study.definition import read_study
 
 ROOT = module_graph.ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -108,12 +111,17 @@ def test_python(page: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", with_code("yaml"), ids=lambda page: page.name)
-def test_yaml(page: Path) -> None:
+def test_yaml(page: Path, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):
         value = yaml.safe_load(text)
         assert value
         if "_base_" in value:
             assert value["_base_"] in dict(list_configs())
+        if "methods" in value:  # a study: every run's settings are there
+            path = tmp_path / "mine.yaml"
+            path.write_text(text)
+            for run in read_study(path).runs[: len(read_study(path).methods)]:
+                configure(asdict(run), tmp_path)
 
 
 @pytest.mark.parametrize("page", with_code("sh", ""), ids=lambda page: page.name)

@@ -58,6 +58,16 @@ def test_settings_reach_the_training_and_its_length_scales_everything(tmp_path: 
     assert "PipaHook" not in [h.type for h in second.custom_hooks]
 
 
+def test_a_method_comes_with_what_it_starts_from(tmp_path: Path) -> None:
+    methods = dict(a={}, b=dict(start="a"), c=dict(iterations=3), d=dict(start="b", iterations=5))
+    study = read_study(write(tmp_path, {**GOOD, "methods": methods, "seeds": [0, 1], "iterations": 8}))
+    assert [(run.start, run.iterations) for run in study.runs[:4]] == [(None, 8), ("a", 8), (None, 3), ("b", 5)]
+    part = study.only(["d"], [1])
+    assert [(run.method, run.seed) for run in part.runs] == [("a", 1), ("b", 1), ("d", 1)]
+    assert part.runs[2].recorded()["start"] == "b"
+    assert "start" not in part.runs[0].recorded()  # results of before there were starts stay what they are
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -70,6 +80,9 @@ def test_settings_reach_the_training_and_its_length_scales_everything(tmp_path: 
         (dict(baseline="c"), "baseline: expected one of a, b, got 'c'"),
         (dict(methods=dict(a=dict(setings={}))), "methods.a: unknown key 'setings'; did you mean 'settings'?"),
         (dict(methods=dict(a=dict(adapt="no"))), "methods.a: adapt: expected true or false, got 'no'"),
+        (dict(methods=dict(a=dict(start="b"), b={})), "methods.a: start: expected a method above it (), got 'b'"),
+        (dict(methods=dict(a={}, b=dict(start="b"))), "methods.b: start: expected a method above it (a), got 'b'"),
+        (dict(methods=dict(a=dict(iterations=0))), "methods.a: iterations: expected 1 or more, got 0"),
         (dict(methods={"a b": {}, "a_b": {}}), "expected names that differ in letters, got ['a b', 'a_b']"),
         (dict(methods={}), "expected methods or a grid, got 'neither'"),
         (dict(grid={"pipa.alpha": 0.9}), "grid.pipa.alpha: expected a list of values, got 0.9"),

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from pipa.study.statistics import class_differences, compare, over_drives, paired
+from pipa.study.tables import markdown
 
 PARTS = ("intersect", "union")
 
@@ -51,6 +52,16 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     assert (student.seeds, student.mean, teacher.mean) == ((1,), 2.0, 4.0)
     assert class_differences(results, "a", "b", "teacher") == {"x": 4.0, "y": None}
     assert compare(results, "a", "c") is None
+
+
+def test_a_page_without_a_pair_says_so() -> None:
+    head = dict(study="s", title="t", baseline="b", evaluations=1, methods=["a", "b"])
+    alone = markdown({**head, "runs": [run("a", 0, 50, 52), run("b", 1, 49, None)]})
+    assert "No differences: no seed has runs of b and of another method yet." in alone
+    assert "## Paired differences" not in alone
+    both = markdown({**head, "runs": [run("a", 0, 50, 52), run("b", 0, 49, None)]})
+    assert "| a | student | +1.00 |" in both
+    assert "No differences" not in both
 
 
 def test_interval_over_drives() -> None:

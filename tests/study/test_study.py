@@ -107,6 +107,48 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
 
 
 @pytest.mark.slow
+def test_a_method_starts_from_the_weights_of_another(
+    definition: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where those are gone, and after a kill; nothing but numbers stays."""
+    content = yaml.safe_load(definition.read_text())
+    content["methods"] = {"source-only": dict(adapt=False), "warm": dict(start="source-only")}
+    definition.write_text(yaml.safe_dump(content, sort_keys=False))
+    first, second = read_study(definition).runs
+    straight = tmp_path / "straight"
+    assert run_once(asdict(first), straight / "a") is not None
+    weights = str(straight / "a" / f"iter_{ITERATIONS}.pth")
+    result = run_once(asdict(second), straight / "b", test=True, weights=weights)
+    assert result is not None
+    expected = summary(second, result, 2)
+    cold = run_once(asdict(second), straight / "c", test=True)
+    assert cold is not None
+    assert summary(second, cold, 2)["curve"] != expected["curve"]
+
+    out = tmp_path / "out"
+    command = ["study", str(definition), "--out", str(out), "--data-root", str(data), "--jobs", "2"]
+    assert cli.main([*command, "--methods", "source-only"]) == 0
+    assert not list(out.rglob("*.pth"))
+    before = json.loads((out / "results.json").read_text())["runs"]
+    with (tmp_path / "log").open("wb") as log:
+        wanted = [*command, "--methods", "warm"]
+        process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "pipa", *wanted], stdout=log, stderr=log)
+    folder = out / "runs" / "warm_seed0"
+    wait_for(lambda: bool(list(folder.glob("iter_[1-7].pth"))), process)
+    assert list((out / "runs" / "source_only_seed0").glob("*.pth"))  # trained again, and kept while it is needed
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(int((folder / ".lock").read_text())))
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    runs = json.loads((out / "results.json").read_text())["runs"]
+    assert runs[0] == before[0]
+    assert without_time(runs[1]) == without_time(expected)
+    assert runs[1]["settings"]["start"] == "source-only"
+    assert not list(out.rglob("*.pth"))
+
+
+@pytest.mark.slow
 def test_methods_of_one_seed_start_from_one_network(definition: Path, tmp_path: Path) -> None:
     still = {"optim_wrapper.optimizer.lr": 0.0, "train_cfg.max_iters": 1, "train_cfg.val_interval": 1}
     states = []

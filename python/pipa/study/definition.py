@@ -10,6 +10,8 @@
     methods:
       source-only: {adapt: false}        # without PipaHook
       self-training: {settings: {pipa.pixel_weight: 0, pipa.patch_weight: 0}}
+      warm start: {start: source-only}   # from the last weights of that method's run of the same seed
+      longer: {iterations: 2000}         # a length of its own
     grid: {pipa.patch_temperature: [0.05, 0.1, 0.2]}      # further methods, one for each combination
 
 A setting is a dotted path into the config, as for ``--cfg-options``; ``pipa.NAME`` is a setting of the iteration,
@@ -31,12 +33,15 @@ from pipa.files.plain import SUFFIXES, read_plain
 
 SHIPPED = Path(__file__).resolve().parent / "definitions"
 KEYS = ("title", "config", "data", "seeds", "baseline", "score", "settings", "methods", "grid", "iterations", "test")
-METHOD_KEYS = ("config", "adapt", "settings")
+METHOD_KEYS = ("config", "adapt", "settings", "iterations", "start")
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training of a study."""
+    """One training of a study.
+
+    start: the method from whose last weights, of the same seed, it starts.
+    """
 
     method: str
     seed: int
@@ -44,6 +49,7 @@ class Run:
     adapt: bool
     settings: Mapping[str, Any]
     iterations: int | None = None
+    start: str | None = None
 
     @property
     def folder(self) -> str:
@@ -53,7 +59,7 @@ class Run:
     def recorded(self) -> dict[str, Any]:
         """What decides the run's numbers, as results.json keeps it."""
         own = {"config": Path(self.config).name, "adapt": self.adapt, "iterations": self.iterations}
-        return {**own, **self.settings}
+        return {**own, **({} if self.start is None else {"start": self.start}), **self.settings}
 
 
 @dataclass(frozen=True)
@@ -84,15 +90,23 @@ class Study:
         seeds: Sequence[int] | None = None,
         iterations: int | None = None,
     ) -> Study:
-        """A part of the study, or the study with trainings of another length."""
+        """A part of the study with the methods that it starts from, or the study with trainings of another length."""
         for method in methods or ():
             if method not in self.methods:
                 raise ValueError(f"--methods: {self.name} has no {method!r}, only {', '.join(map(repr, self.methods))}")
-        by_method = [next(r for r in self.runs if r.method == m) for m in methods or self.methods]
+        every = {run.method: run for run in reversed(self.runs)}
+        wanted = dict.fromkeys(m for name in methods or self.methods for m in reversed(lineage(every, name)))
+        by_method = [every[m] for m in wanted]
         chosen = [replace(r, seed=s) for s in (self.seeds if seeds is None else seeds) for r in by_method]
         if iterations is not None:
             chosen = [replace(run, iterations=iterations) for run in chosen]
         return replace(self, runs=tuple(chosen))
+
+
+def lineage(runs: Mapping[str, Run], method: str) -> list[str]:
+    """A method, the one whose weights it starts from, and so on."""
+    start = runs[method].start
+    return [method] if start is None else [method, *lineage(runs, start)]
 
 
 def shipped() -> list[tuple[str, str]]:
@@ -153,8 +167,12 @@ def read_study(path: Path) -> Study:
         adapt, settings = entry.get("adapt", True), entry.get("settings") or {}
         check(isinstance(adapt, bool), f"{place}: adapt", "true or false", adapt)
         check(isinstance(settings, Mapping), f"{place}: settings", "a mapping", settings)
+        length, start = entry.get("iterations", iterations), entry.get("start")
+        check(length is None or (natural(length) and length > 0), f"{place}: iterations", "1 or more", length)
+        above = [run.method for run in made]
+        check(start is None or start in above, f"{place}: start", f"a method above it ({', '.join(above)})", start)
         every = {key: value for key, value in {**common, **settings}.items() if adapt or not key.startswith("pipa.")}
-        made.append(Run(name, 0, own, adapt, every, iterations))
+        made.append(Run(name, 0, own, adapt, every, length, start))
     names = [run.method for run in made]
     check(len({run.folder for run in made}) == len(made), f"{path}: methods", "names that differ in letters", names)
     baseline = content.get("baseline", names[0])

@@ -39,7 +39,7 @@ def forest(results: Mapping[str, Any], path: Path) -> Path:
                 axes.plot(found.bootstrap, [y, y], color=colour, linewidth=2)
             axes.plot([found.mean], [y], "D", color=colour, markersize=5)
         axes.set_yticks(range(len(rows)), [f"{method}, {model}" for method, model, _ in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)  # the first on top, none on the frame
+        axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)  # the first on top, none on the frame
         axes.grid(axis="x", color="#ddd")
         axes.set_axisbelow(True)
         axes.set_xlabel(f"mIoU minus {baseline}'s, points")

@@ -22,6 +22,7 @@ from rich.live import Live
 
 from pipa import toy
 from pipa.files.atomic import write_text
+from pipa.study.chain import folder_of, is_needed, next_ready, release, start_of, to_do, weights_of
 from pipa.study.definition import Run, Study
 from pipa.study.progress import clock, table, time_left
 from pipa.study.results import kept, summary, write_results
@@ -51,6 +52,10 @@ class State:
     pending: list[Run]
     done: list[dict[str, Any]]
     running: list[Running] = field(default_factory=list)
+
+    @property
+    def finished(self) -> set[tuple[str, int]]:
+        return {(entry["method"], entry["seed"]) for entry in self.done}
 
 
 def run_study(
@@ -88,22 +93,30 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), signals():
         done = kept(results, study)
-        finished = {(entry["method"], entry["seed"]) for entry in done}
-        state = State([run for run in study.runs if (run.method, run.seed) not in finished], done)
+        state = State([], done)
+        state.pending = to_do(study, state.finished, out)
         environment = child_environment(data_folder(study, out, data_root), devices)
         live = Live(console=console, refresh_per_second=1, transient=True) if console.is_terminal else None
         try:
             with live or contextlib.nullcontext():
                 while state.pending or state.running:
                     while state.pending and len(state.running) < jobs:
+                        run = next_ready(state.pending, study, out)
+                        if run is None:
+                            break  # the training that it starts from is at work
+                        state.pending.remove(run)
                         free = min(set(range(jobs)) - {r.device for r in state.running})
-                        run = state.pending.pop(0)
-                        state.running.append(start(run, out, free, devices, environment, keep_checkpoints, study.test))
+                        keep = keep_checkpoints or is_needed(run, study, state.finished)
+                        state.running.append(start(run, study, out, free, devices, environment, keep))
                     time.sleep(0.2)
                     for one in [r for r in state.running if r.process.poll() is not None]:
                         state.running.remove(one)
-                        state.done.append(collect(one, study))
+                        entry = collect(one, study)
+                        if (one.run.method, one.run.seed) not in state.finished:  # else trained again for its weights
+                            state.done.append(entry)
                         write_results(results, study, state.done)
+                        if not keep_checkpoints:
+                            release(study, state.finished, out)
                         if live is None:
                             tell(console, state, one.run, jobs)
                     if live is not None:
@@ -150,17 +163,21 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def start(run: Run, out: Path, slot: int, devices: int, environment: dict[str, str], keep: bool, test: bool) -> Running:
+def start(
+    run: Run, study: Study, out: Path, slot: int, devices: int, environment: dict[str, str], keep: bool
+) -> Running:
     """Start or go on with a run in its folder.
 
     Raises:
         ValueError: the folder holds an unfinished run of other settings.
     """
-    folder = (out / "runs" / run.folder).resolve()
+    folder = folder_of(run, out)
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"run": asdict(run), "keep_checkpoints": keep, "test": test}
+    first = start_of(run, study)
+    weights = None if first is None else str(weights_of(first, out))
+    wanted = {"run": asdict(run), "keep_checkpoints": keep, "test": study.test, "weights": weights}
     before = folder / RUN
-    if before.is_file() and json.loads(before.read_text())["run"] != wanted["run"]:
+    if before.is_file() and {"start": None, **json.loads(before.read_text())["run"]} != wanted["run"]:
         raise ValueError(f"{folder}: holds an unfinished run of other settings; remove it or give another --out")
     write_text(before, json.dumps(wanted, indent=1))
     own = dict(environment)
@@ -199,7 +216,7 @@ def progress(state: State) -> dict[Run, dict[str, Any]]:
 
 def tell(console: Console, state: State, run: Run, jobs: int) -> None:
     """One line per finished run, where the output is no terminal."""
-    entry = state.done[-1]
+    entry = next(e for e in state.done if (e["method"], e["seed"]) == (run.method, run.seed))
     teacher = "" if entry["teacher_mIoU"] is None else f", teacher {entry['teacher_mIoU']:.1f}"
     left = clock(time_left(state.pending, progress(state), state.done, jobs))
     waiting = len(state.pending) + len(state.running)

@@ -23,7 +23,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts = [f"# {results['title']}", rule(results), score_table(results)]
     if any(run.get("test") for run in results["runs"]):
         parts += ["## Test data", table_on_test(results)]
-    parts += ["## Paired differences", difference_table(results), "## Classes", class_table(results)]
+    baseline = results["baseline"]
+    if any(compare(results, method, baseline) for method in methods(results) if method != baseline):
+        parts += ["## Paired differences", difference_table(results), "## Classes", class_table(results)]
+    else:
+        parts.append(f"No differences: no seed has runs of {baseline} and of another method yet.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -32,7 +32,7 @@ def main(folder: Path) -> int:
         from pipa.mmseg.run.study_run import run_once
 
         wanted = json.loads((folder / RUN).read_text())
-        result = run_once(wanted["run"], folder, wanted["test"])
+        result = run_once(wanted["run"], folder, wanted["test"], wanted.get("weights"))
         if result is None:
             return STOPPED
         write_text(folder / RESULT, json.dumps(result))

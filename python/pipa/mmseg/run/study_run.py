@@ -91,19 +91,27 @@ def set_iterations(config: Config, iterations: int) -> None:
             place["patch_warmup"] = round(place["patch_warmup"] * scale)
 
 
-def run_once(run: Mapping[str, Any], folder: Path, test: bool = False) -> dict[str, Any] | None:
+def run_once(
+    run: Mapping[str, Any], folder: Path, test: bool = False, weights: str | None = None
+) -> dict[str, Any] | None:
     """Train from the newest checkpoint in ``folder``, or from the start.
 
     Args:
         run: as for :func:`configure`.
         test: at the end, and only then, look at ``test_dataloader`` too, with student and teacher.
+        weights: checkpoint that the start takes its weights from; those of the config if None.
 
     Returns:
         Evaluations, log, areas on the test data and versions; None where a signal ended the training before its last
         iteration.
     """
     config = configure(run, folder)
-    runner = train(config, resume=any(folder.glob("iter_*.pth")), threads=1 if not torch.cuda.is_available() else None)
+    resume = any(folder.glob("iter_*.pth"))
+    if weights is not None:
+        config.load_from = weights
+    if resume:  # else mmengine would resume from the file that the training only starts from
+        config.load_from = None
+    runner = train(config, resume=resume, threads=1 if not torch.cuda.is_available() else None)
     if runner.iter < runner.max_iters:
         return None
     return {
