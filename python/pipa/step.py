@@ -155,9 +155,9 @@ class PipaStep(nn.Module):
         self._networks.start = self.initial
         wants = wanted_heads(used)
         own = heads is None
-        if not own:
-            dims = {"pixel_dim": pixel_dim, "patch_dim": patch_dim, "projection_hidden": projection_hidden}
-            refuse_beside_heads(heads or {}, {**dims, "projection_layers": projection_layers})
+        if heads is not None:
+            given_dims = {"pixel_dim": pixel_dim, "patch_dim": patch_dim, "projection_hidden": projection_hidden}
+            refuse_beside_heads(heads, {**given_dims, "projection_layers": projection_layers})
         self._trial: Trial | None = None
         if (own and wants and feature_channels is None) or "patch" in wants:
             patch = tuple(used["patch_size"]) if "patch" in wants else None

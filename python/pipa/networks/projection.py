@@ -91,7 +91,7 @@ def convolution_of_joined(convolution: nn.Conv2d, maps: Sequence[Tensor], size: 
     return total
 
 
-def refuse_beside_heads(heads: Mapping[str, nn.Module], given: Mapping[str, Any]) -> None:
+def refuse_beside_heads(heads: nn.ModuleDict, given: Mapping[str, Any]) -> None:
     """Settings of projection heads would be passed over where the caller has made the heads otherwise.
 
     Raises:

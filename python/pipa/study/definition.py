@@ -155,7 +155,7 @@ def read_study(path: Path) -> Study:
     check(isinstance(test, bool), f"{path}: test", "true or false", test)
     entries = [(str(name), entry or {}) for name, entry in methods.items()]
     entries += [(named(point), {"settings": point}) for point in combinations(grid, path)]
-    made = []
+    made: list[Run] = []
     for name, entry in entries:
         place = f"{path}: methods.{name}"
         check(isinstance(entry, Mapping), place, "a mapping of " + ", ".join(METHOD_KEYS), entry)
