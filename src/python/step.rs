@@ -118,6 +118,9 @@ impl Networks for PyNetworks {
     fn student_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>> {
         self.tensors("student_features", image_bchw)
     }
+    fn student_maps(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>> {
+        self.tensors("student_maps", image_bchw)
+    }
     fn teacher(&mut self, image_bchw: &Tensor) -> Result<Tensor> {
         self.tensor("teacher", image_bchw)
     }

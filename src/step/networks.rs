@@ -46,8 +46,10 @@ pub trait Networks {
     fn student(&mut self, image_bchw: &Tensor) -> Result<Output>;
     /// The student's pass over an image of which the patch embeddings are hidden where `kept` [B,1,H,W] is 0.
     fn student_tokens(&mut self, image_bchw: &Tensor, kept_b1hw: &Tensor) -> Result<Output>;
-    /// Backbone features of the student only, with gradient (the patch term needs no segmentation head).
+    /// Maps of the student that the patch term's projection head reads, with gradient.
     fn student_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
+    /// Backbone features of the student alone, with gradient: no segmentation head runs.
+    fn student_maps(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
     /// Teacher logits [B,C,h,w], without gradient; dropout and drop-path are off.
     fn teacher(&mut self, image_bchw: &Tensor) -> Result<Tensor>;
     /// Backbone features of the teacher, without gradient; dropout and drop-path are off.

@@ -152,7 +152,7 @@ impl Step {
 
     /// Distance of the student's deepest features of the target to those of the frozen encoder, at all valid positions.
     fn target_distance(&self, group: &dyn Group, networks: &mut dyn Networks, batch: &Batch) -> Result<Tensor> {
-        let (features, reference) = (networks.student_features(&batch.target)?, networks.imagenet(&batch.target)?);
+        let (features, reference) = (networks.student_maps(&batch.target)?, networks.imagenet(&batch.target)?);
         let (Some(feature), Some(reference)) = (features.last(), reference.last()) else {
             return Err(Error::value(
                 "feature distance: the student or the frozen encoder returned no features; set feature_distance_weight to 0",

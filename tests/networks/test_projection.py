@@ -73,6 +73,8 @@ def test_beside_heads_of_the_caller_a_setting_of_heads_is_refused(name: str, val
     heads = torch.nn.ModuleDict(own)
     PipaStep(SmallNet(), heads=heads, **settings)
     PipaStep(SmallNet(), heads=heads, **settings, pixel_dim=12, patch_dim=12, projection_hidden=10)
+    whole = torch.nn.ModuleDict({key: ProjectionHead(8, 256, layers=[-1]) for key in own})
+    PipaStep(SmallNet(), heads=whole, **settings, patch_dim=256, projection_hidden=None, projection_layers=(-1,))
     with pytest.raises(ValueError, match=rf"{name}: expected its default, {usual}, or what the heads= .* got "):
         PipaStep(SmallNet(), heads=heads, **settings, **{name: value})
 

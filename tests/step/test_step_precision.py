@@ -16,6 +16,7 @@ MEMORY = {"pixel_memory_bank": 4, "distribution_weight": 0.1, "prototype_labels"
 PASSES = (
     "student",
     "student_features",
+    "student_maps",
     "teacher",
     "teacher_features",
     "imagenet",

@@ -62,6 +62,9 @@ def test_a_method_comes_with_what_it_starts_from(tmp_path: Path) -> None:
     methods = dict(a={}, b=dict(start="a"), c=dict(iterations=3), d=dict(start="b", iterations=5))
     study = read_study(write(tmp_path, {**GOOD, "methods": methods, "seeds": [0, 1], "iterations": 8}))
     assert [(run.start, run.iterations) for run in study.runs[:4]] == [(None, 8), ("a", 8), (None, 3), ("b", 5)]
+    assert study.starts == {"b": "a", "d": "b"}
+    with pytest.raises(ValueError, match="--iterations: mine has methods with a length of their own"):
+        study.only(iterations=4)
     part = study.only(["d"], [1])
     assert [(run.method, run.seed) for run in part.runs] == [("a", 1), ("b", 1), ("d", 1)]
     assert part.runs[2].recorded()["start"] == "b"
@@ -82,6 +85,10 @@ def test_a_method_comes_with_what_it_starts_from(tmp_path: Path) -> None:
         (dict(methods=dict(a=dict(adapt="no"))), "methods.a: adapt: expected true or false, got 'no'"),
         (dict(methods=dict(a=dict(start="b"), b={})), "methods.a: start: expected a method above it (), got 'b'"),
         (dict(methods=dict(a={}, b=dict(start="b"))), "methods.b: start: expected a method above it (a), got 'b'"),
+        (
+            dict(methods=dict(a={}, b=dict(start="a", settings=dict(load_from="x.pth")))),
+            "methods.b: expected start or a setting load_from, got both",
+        ),
         (dict(methods=dict(a=dict(iterations=0))), "methods.a: iterations: expected 1 or more, got 0"),
         (dict(methods={"a b": {}, "a_b": {}}), "expected names that differ in letters, got ['a b', 'a_b']"),
         (dict(methods={}), "expected methods or a grid, got 'neither'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,7 +129,8 @@ def test_a_method_starts_from_the_weights_of_another(
     out = tmp_path / "out"
     command = ["study", str(definition), "--out", str(out), "--data-root", str(data), "--jobs", "2"]
     assert cli.main([*command, "--methods", "source-only"]) == 0
-    assert not list(out.rglob("*.pth"))
+    assert list((out / "runs" / "source_only_seed0").glob("*.pth"))  # somebody has yet to start from them
+    shutil.rmtree(out / "runs")
     before = json.loads((out / "results.json").read_text())["runs"]
     with (tmp_path / "log").open("wb") as log:
         wanted = [*command, "--methods", "warm"]
@@ -160,6 +162,22 @@ def test_methods_of_one_seed_start_from_one_network(definition: Path, tmp_path: 
     names = [name for name in states[0] if name.endswith(("weight", "bias"))]
     assert len(names) > 50
     assert all(torch.equal(states[0][name], states[1][name]) for name in names)
+
+
+@pytest.mark.slow
+def test_a_network_that_does_not_fit_is_no_start(definition: Path, tmp_path: Path) -> None:
+    """mmengine would load what fits, and train the rest from its first values."""
+    first, second = read_study(definition).runs
+    assert run_once(asdict(first), tmp_path / "a") is not None
+    weights = tmp_path / "a" / f"iter_{ITERATIONS}.pth"
+    state = torch.load(weights, weights_only=False)
+    del state["state_dict"]["decode_head.conv_seg.bias"]
+    torch.save(state, tmp_path / "other.pth")
+    said = (
+        r"other\.pth: expected all \d+ weights .* got \d+; the first that is missing .* is decode_head\.conv_seg\.bias"
+    )
+    with pytest.raises(ValueError, match=said):
+        run_once(asdict(second), tmp_path / "b", weights=str(tmp_path / "other.pth"))
 
 
 @pytest.mark.slow

@@ -192,8 +192,12 @@ class Networks:
             return self.student(image)
 
     def student_features(self, image: Tensor) -> Sequence[Tensor]:
-        """The student's maps for the projection heads, with gradient; the encoder's need no segmentation head."""
+        """The student's maps for the patch term's projection head, with gradient (:meth:`embedded`)."""
         return self.embedded(self._student, image)
+
+    def student_maps(self, image: Tensor) -> Sequence[Tensor]:
+        """The student's encoder maps, with gradient, for the feature distance of the target."""
+        return self.features(self._student, image)
 
     def teacher(self, image: Tensor) -> Tensor:
         """The teacher's logits (B, C, h, w), without noise (:func:`quiet_train`)."""

@@ -100,22 +100,26 @@ def refuse_beside_heads(heads: nn.ModuleDict, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         term = name.removesuffix("_dim") if name.endswith("_dim") else None
         asked = [head for key, head in heads.items() if term is None or key == f"{term}_head"]
-        if value != HOOK_DEFAULTS[name] and any(setting_of(head, name) != value for head in asked):
+        wanted = tuple(value) if isinstance(value, list) else value
+        if wanted != HOOK_DEFAULTS[name] and any(wanted not in settings_of(head, name) for head in asked):
             raise ValueError(
                 f"{name}: expected its default, {HOOK_DEFAULTS[name]}, or what the heads= beside it are made with; got "
                 f"{value!r}"
             )
 
 
-def setting_of(head: nn.Module, name: str) -> Any:
-    """What a head was made with; nothing known of heads of other kinds."""
+def settings_of(head: nn.Module, name: str) -> list[Any]:
+    """Values with which a head may have been made; none are known of heads of other kinds."""
     if not isinstance(head, ProjectionHead):
-        return None
+        return []
     if name == "projection_layers":
-        return None if head.layers is None else list(head.layers)
-    convolution = head.project[0 if name == "projection_hidden" else -1]
-    assert isinstance(convolution, nn.Conv2d)
-    return convolution.out_channels
+        return [head.layers]
+    first, last = head.project[0], head.project[-1]
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
+    if name == "projection_hidden":
+        return [first.out_channels, *([None] if first.out_channels == head.in_channels else [])]
+    return [last.out_channels]
 
 
 def concatenate(features: Sequence[Tensor], layers: Sequence[int] | None = None) -> Tensor:

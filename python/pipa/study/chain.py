@@ -2,61 +2,111 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 
 from pipa.study.definition import Run, Study
-from pipa.study.worker import RESULT
+from pipa.study.worker import RESULT, RUN
 
-Finished = Collection[tuple[str, int]]
+Names = Collection[tuple[str, int]]
+"""Runs by method and seed."""
 
 
 def folder_of(run: Run, out: Path) -> Path:
     return (out / "runs" / run.folder).resolve()
 
 
+def name_of(run: Run) -> tuple[str, int]:
+    return run.method, run.seed
+
+
+def check_same(run: Run, folder: Path) -> None:
+    """What a folder holds was made with the run's settings.
+
+    Raises:
+        ValueError: it was not; the message names the folder.
+    """
+    written = folder / RUN
+    if written.is_file() and {"start": None, **json.loads(written.read_text())["run"]} != asdict(run):
+        raise ValueError(f"{folder}: holds a run of other settings; remove it or give another --out")
+
+
 def start_of(run: Run, study: Study) -> Run | None:
     """The run whose weights ``run`` starts from."""
     if run.start is None:
         return None
-    return next(other for other in study.runs if (other.method, other.seed) == (run.start, run.seed))
+    return next(other for other in study.runs if name_of(other) == (run.start, run.seed))
+
+
+def checkpoints(run: Run, out: Path) -> list[Path]:
+    """Checkpoints of a run, the newest last.
+
+    Raises:
+        ValueError: they are of a run with other settings.
+    """
+    folder = folder_of(run, out)
+    found = sorted(folder.glob("iter_*.pth"), key=lambda path: int(path.stem.removeprefix("iter_")))
+    if found:
+        check_same(run, folder)
+    return found
 
 
 def weights_of(run: Run, out: Path) -> Path | None:
     """Last checkpoint of a finished run, where it is still there."""
-    folder = folder_of(run, out)
-    found = sorted(folder.glob("iter_*.pth"), key=lambda path: int(path.stem.removeprefix("iter_")))
-    return found[-1] if found and (folder / RESULT).is_file() else None
+    found = checkpoints(run, out)
+    return found[-1] if found and (folder_of(run, out) / RESULT).is_file() else None
 
 
-def to_do(study: Study, finished: Finished, out: Path) -> list[Run]:
+def is_ready(run: Run, study: Study, out: Path) -> bool:
+    """A run can begin or go on: the weights that it starts from are there, or checkpoints of its own."""
+    start = start_of(run, study)
+    return start is None or bool(checkpoints(run, out)) or weights_of(start, out) is not None
+
+
+def to_do(study: Study, finished: Names, out: Path) -> list[Run]:
     """Runs without a result, and finished ones again whose weights such a run needs and nobody kept."""
-    wanted = {run for run in study.runs if (run.method, run.seed) not in finished}
+    wanted = {run for run in study.runs if name_of(run) not in finished}
     for run in list(wanted):
-        start = start_of(run, study)
-        while start is not None and weights_of(start, out) is None:
+        while not is_ready(run, study, out):
+            start = start_of(run, study)
+            assert start is not None
             wanted.add(start)
-            start = start_of(start, study)
+            run = start
     return [run for run in study.runs if run in wanted]
 
 
 def next_ready(pending: list[Run], study: Study, out: Path) -> Run | None:
-    """The first of ``pending`` whose start has been trained."""
-    for run in pending:
-        start = start_of(run, study)
-        if start is None or weights_of(start, out) is not None:
-            return run
-    return None
+    """The first of ``pending`` that can begin."""
+    return next((run for run in pending if is_ready(run, study, out)), None)
 
 
-def is_needed(run: Run, study: Study, finished: Finished) -> bool:
-    """Whether a run without a result starts from the weights of ``run``."""
-    return any(start_of(other, study) is run and (other.method, other.seed) not in finished for other in study.runs)
+def is_needed(run: Run, study: Study, finished: Names, waiting: Names) -> bool:
+    """Whether a method of the study, asked for now or not, has yet to start from the weights of ``run``.
+
+    waiting: runs that train or wait, also those with a result, which train again for their weights.
+    """
+    others = [(method, run.seed) for method, start in study.starts.items() if start == run.method]
+    return any(name not in finished or name in waiting for name in others)
 
 
-def release(study: Study, finished: Finished, out: Path) -> None:
-    """Remove the folders of finished runs that no other needs any more."""
+def release(study: Study, finished: Names, waiting: Names, out: Path) -> None:
+    """Remove the folders of finished runs whose weights were kept for others alone, which are done."""
     for run in study.runs:
-        if (run.method, run.seed) in finished and weights_of(run, out) and not is_needed(run, study, finished):
-            shutil.rmtree(folder_of(run, out))
+        folder = folder_of(run, out)
+        if name_of(run) not in finished or name_of(run) in waiting or not (folder / RESULT).is_file():
+            continue
+        # A folder of before there were starts was kept because somebody wanted it.
+        asked = json.loads((folder / RUN).read_text()).get("asked", True)
+        if not asked and not is_needed(run, study, finished, waiting):
+            remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a run's folder; killed on the way, it leaves nothing that passes for a run."""
+    away = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(away, ignore_errors=True)
+    folder.rename(away)
+    shutil.rmtree(away)

@@ -25,7 +25,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Study:
     """A whole study, or a part of it.
 
     evaluations: the score of a run is the mean of its last so many evaluations.
-    methods: all of the whole study, in its order.
+    methods: all of the whole study, in its order. starts: of those that start from another's weights, that one's name.
     test: look at the test data at the end of each run.
     """
 
@@ -79,6 +79,7 @@ class Study:
     methods: tuple[str, ...]
     data: str | None = None
     test: bool = False
+    starts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seeds(self) -> list[int]:
@@ -99,6 +100,9 @@ class Study:
         by_method = [every[m] for m in wanted]
         chosen = [replace(r, seed=s) for s in (self.seeds if seeds is None else seeds) for r in by_method]
         if iterations is not None:
+            lengths = {run.iterations for run in self.runs}
+            if len(lengths) > 1:
+                raise ValueError(f"--iterations: {self.name} has methods with a length of their own; change the file")
             chosen = [replace(run, iterations=iterations) for run in chosen]
         return replace(self, runs=tuple(chosen))
 
@@ -168,10 +172,13 @@ def read_study(path: Path) -> Study:
         check(isinstance(adapt, bool), f"{place}: adapt", "true or false", adapt)
         check(isinstance(settings, Mapping), f"{place}: settings", "a mapping", settings)
         length, start = entry.get("iterations", iterations), entry.get("start")
+        start = None if start is None else str(start)
         check(length is None or (natural(length) and length > 0), f"{place}: iterations", "1 or more", length)
         above = [run.method for run in made]
         check(start is None or start in above, f"{place}: start", f"a method above it ({', '.join(above)})", start)
         every = {key: value for key, value in {**common, **settings}.items() if adapt or not key.startswith("pipa.")}
+        if start is not None and every.get("load_from") is not None:
+            raise ValueError(f"{place}: expected start or a setting load_from, got both")
         made.append(Run(name, 0, own, adapt, every, length, start))
     names = [run.method for run in made]
     check(len({run.folder for run in made}) == len(made), f"{path}: methods", "names that differ in letters", names)
@@ -180,7 +187,8 @@ def read_study(path: Path) -> Study:
     # Seed by seed, so that whole seeds exist early: a comparison is between runs of one seed.
     runs = tuple(replace(run, seed=seed) for seed in seeds for run in made)
     title = str(content.get("title") or path.stem)
-    return Study(path.stem, title, runs, baseline, last, tuple(names), content.get("data"), test)
+    starts = {run.method: run.start for run in made if run.start is not None}
+    return Study(path.stem, title, runs, baseline, last, tuple(names), content.get("data"), test, starts)
 
 
 def combinations(grid: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,18 @@ from rich.live import Live
 
 from pipa import toy
 from pipa.files.atomic import write_text
-from pipa.study.chain import folder_of, is_needed, next_ready, release, start_of, to_do, weights_of
+from pipa.study.chain import (
+    check_same,
+    folder_of,
+    is_needed,
+    name_of,
+    next_ready,
+    release,
+    remove,
+    start_of,
+    to_do,
+    weights_of,
+)
 from pipa.study.definition import Run, Study
 from pipa.study.progress import clock, table, time_left
 from pipa.study.results import kept, summary, write_results
@@ -56,6 +66,11 @@ class State:
     @property
     def finished(self) -> set[tuple[str, int]]:
         return {(entry["method"], entry["seed"]) for entry in self.done}
+
+    @property
+    def waiting(self) -> set[tuple[str, int]]:
+        """Of runs that train or wait."""
+        return {name_of(run) for run in (*self.pending, *(one.run for one in self.running))}
 
 
 def run_study(
@@ -94,6 +109,7 @@ def run_study(
     with locked(out), signals():
         done = kept(results, study)
         state = State([], done)
+        gather(state, study, out)
         state.pending = to_do(study, state.finished, out)
         environment = child_environment(data_folder(study, out, data_root), devices)
         live = Live(console=console, refresh_per_second=1, transient=True) if console.is_terminal else None
@@ -104,19 +120,22 @@ def run_study(
                         run = next_ready(state.pending, study, out)
                         if run is None:
                             break  # the training that it starts from is at work
+                        keep = is_needed(run, study, state.finished, state.waiting)
                         state.pending.remove(run)
                         free = min(set(range(jobs)) - {r.device for r in state.running})
-                        keep = keep_checkpoints or is_needed(run, study, state.finished)
-                        state.running.append(start(run, study, out, free, devices, environment, keep))
+                        state.running.append(start(run, study, out, free, devices, environment, keep_checkpoints, keep))
+                    if not state.running:
+                        raise RuntimeError(no_weights(state.pending[0], study, out))
                     time.sleep(0.2)
                     for one in [r for r in state.running if r.process.poll() is not None]:
                         state.running.remove(one)
-                        entry = collect(one, study)
-                        if (one.run.method, one.run.seed) not in state.finished:  # else trained again for its weights
-                            state.done.append(entry)
+                        result = collect(one)
+                        if name_of(one.run) not in state.finished:  # else trained again for its weights
+                            state.done.append(summary(one.run, result, study.evaluations))
                         write_results(results, study, state.done)
-                        if not keep_checkpoints:
-                            release(study, state.finished, out)
+                        if not list(one.folder.glob("*.pth")):
+                            remove(one.folder)
+                        release(study, state.finished, state.waiting, out)
                         if live is None:
                             tell(console, state, one.run, jobs)
                     if live is not None:
@@ -124,7 +143,29 @@ def run_study(
         finally:
             stop(state.running)
         write_results(results, study, state.done)
+        release(study, state.finished, (), out)  # what a kill after the last result has left
     return results
+
+
+def gather(state: State, study: Study, out: Path) -> None:
+    """Take in results whose trainings ended while nobody was there to collect them."""
+    for run in study.runs:
+        folder = folder_of(run, out)
+        if name_of(run) not in state.finished and (folder / RESULT).is_file():
+            check_same(run, folder)
+            result = json.loads((folder / RESULT).read_text())
+            state.done.append(summary(run, result, study.evaluations))
+            if not list(folder.glob("*.pth")):
+                remove(folder)
+
+
+def no_weights(run: Run, study: Study, out: Path) -> str:
+    first = start_of(run, study)
+    assert first is not None
+    return (
+        f"{run.method}, seed {run.seed}: expected a checkpoint iter_N.pth of {first.method} to start from, "
+        f"got none in {folder_of(first, out)}"
+    )
 
 
 def of(study: Study, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -164,9 +205,16 @@ def gpu_count() -> int:
 
 
 def start(
-    run: Run, study: Study, out: Path, slot: int, devices: int, environment: dict[str, str], keep: bool
+    run: Run,
+    study: Study,
+    out: Path,
+    slot: int,
+    devices: int,
+    environment: dict[str, str],
+    asked: bool,
+    needed: bool,
 ) -> Running:
-    """Start or go on with a run in its folder.
+    """Start or go on with a run in its folder. Its weights stay where they are asked for or others start from them.
 
     Raises:
         ValueError: the folder holds an unfinished run of other settings.
@@ -174,12 +222,17 @@ def start(
     folder = folder_of(run, out)
     folder.mkdir(parents=True, exist_ok=True)
     first = start_of(run, study)
-    weights = None if first is None else str(weights_of(first, out))
-    wanted = {"run": asdict(run), "keep_checkpoints": keep, "test": study.test, "weights": weights}
-    before = folder / RUN
-    if before.is_file() and {"start": None, **json.loads(before.read_text())["run"]} != wanted["run"]:
-        raise ValueError(f"{folder}: holds an unfinished run of other settings; remove it or give another --out")
-    write_text(before, json.dumps(wanted, indent=1))
+    weights = None if first is None else weights_of(first, out)
+    wanted = {
+        "run": asdict(run),
+        "keep_checkpoints": asked or needed,
+        "asked": asked,
+        "test": study.test,
+        "weights": None if weights is None else str(weights),
+    }
+    check_same(run, folder)
+    (folder / RESULT).unlink(missing_ok=True)  # weights beside a result are the last ones
+    write_text(folder / RUN, json.dumps(wanted, indent=1))
     own = dict(environment)
     if devices:
         visible = own.get("CUDA_VISIBLE_DEVICES")
@@ -194,18 +247,15 @@ def start(
     return Running(run, folder, process, slot)
 
 
-def collect(one: Running, study: Study) -> dict[str, Any]:
-    """The entry of a run whose process has ended; its folder goes, unless checkpoints are kept."""
+def collect(one: Running) -> dict[str, Any]:
+    """What a run whose process has ended has left in its folder."""
     code = one.process.returncode
     if code != 0 or not (one.folder / RESULT).is_file():
         lines = [line for line in (one.folder / OUTPUT).read_text(errors="replace").splitlines() if line.strip()]
         said = lines[-1] if lines else "it said nothing"
         name = f"{one.run.method}, seed {one.run.seed}"
         raise RuntimeError(f"{name}: the training ended with code {code}: {said} (all of it: {one.folder / OUTPUT})")
-    entry = summary(one.run, json.loads((one.folder / RESULT).read_text()), study.evaluations)
-    if not list(one.folder.glob("*.pth")):
-        shutil.rmtree(one.folder)
-    return entry
+    return json.loads((one.folder / RESULT).read_text())
 
 
 def progress(state: State) -> dict[Run, dict[str, Any]]:

@@ -142,6 +142,11 @@ impl Networks for Tiny {
         let health = self.health();
         Ok(self.student.features(image).into_iter().map(|f| f * health).collect())
     }
+    fn student_maps(&mut self, image: &Tensor) -> Result<Vec<Tensor>> {
+        self.calls.push("student_maps");
+        let health = self.health();
+        Ok(self.student.features(image).into_iter().map(|f| f * health).collect())
+    }
     fn teacher(&mut self, image: &Tensor) -> Result<Tensor> {
         self.calls.push("teacher");
         Ok(no_grad(|| self.teacher.classifier.forward(&self.teacher.features(image)[1])))

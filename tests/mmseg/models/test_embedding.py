@@ -115,7 +115,7 @@ def test_other_terms_see_what_they_saw(model: Any) -> None:
         regularizer_weight=0.1,
         threshold=0.0,
     )
-    logs = []
+    logs, statistics = [], []
     other = copy.deepcopy(model).requires_grad_(False)
     with torch.no_grad():
         for p in other.parameters():
@@ -132,12 +132,15 @@ def test_other_terms_see_what_they_saw(model: Any) -> None:
             **{**OFF, **terms},
         )
         logs.append(step(source, label, target))
+        statistics.append([b.clone() for b in one.buffers()])
     plain, head = logs
     assert plain.keys() == head.keys()
     for name in plain:
         if name.startswith("loss_") and name != "loss_pixel":
             assert float(head[name]) == pytest.approx(float(plain[name]), rel=1e-6), name
     assert float(head["loss_pixel"]) != pytest.approx(float(plain["loss_pixel"]), rel=1e-3)
+    # Nor does the head run more often than without: its batch norms have seen the same.
+    assert all(torch.equal(a, b) for a, b in zip(*statistics, strict=True))
 
 
 def test_a_map_is_taken_before_the_dropout() -> None:

@@ -19,6 +19,7 @@ from pipa._core import __version__
 from pipa.mmseg.datasets.samplers import DrawSampler
 from pipa.mmseg.engine.pipa_hook import PipaHook
 from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, RepeatableHook, read_lines, read_progress, seed_all
+from pipa.mmseg.engine.whole_start import WholeStart
 from pipa.mmseg.evaluation.embeddings import ClassMeans, class_means, layout
 from pipa.mmseg.evaluation.groups import areas_by_group
 from pipa.mmseg.evaluation.pseudo_labels import PseudoLabelMetric
@@ -109,6 +110,7 @@ def run_once(
     resume = any(folder.glob("iter_*.pth"))
     if weights is not None:
         config.load_from = weights
+        config.custom_hooks = [*config.custom_hooks, {"type": WholeStart.__name__}]
     if resume:  # else mmengine would resume from the file that the training only starts from
         config.load_from = None
     runner = train(config, resume=resume, threads=1 if not torch.cuda.is_available() else None)

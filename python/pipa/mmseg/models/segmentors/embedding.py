@@ -50,7 +50,8 @@ class HeadMapNetworks(SegmentorNetworks):
     """Plain segmentors whose embeddings are made of the input of the main decode head's last convolution.
 
     For DAFormer's head that is the fused map, of stride 4. All other terms see what they see without the setting: the
-    map reaches the pixel terms as detail of the whole image, the patch term before the encoder's maps.
+    map reaches the pixel terms as detail of the whole image, the patch term before the encoder's maps. The crops of the
+    patch term then pass the head, and its batch norms see them.
     """
 
     def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
@@ -107,9 +108,13 @@ def classified(head: Any) -> Iterator[list[Tensor]]:
 
 
 def last_map(seen: list[Tensor], model: Any) -> Tensor:
-    """The map (B, D, h, w) that the main head classified last."""
+    """The map (B, D, h, w) that the main head classified last.
+
+    Raises:
+        TypeError: there is none: the head has a conv_seg and does not use it so.
+    """
     if not seen or seen[-1].dim() != 4:
         got = f"one of size {tuple(seen[-1].shape)}" if seen else "none"
         head = type(main_head(model)).__name__
-        raise ValueError(f"{SETTING}: expected a map (B, D, h, w) to pass conv_seg of {head}, got {got}")
+        raise TypeError(f"{SETTING}: expected a map (B, D, h, w) to pass conv_seg of {head}, got {got}")
     return seen[-1]
