@@ -162,8 +162,8 @@ def test_refused(tmp_path: Path) -> None:
     """HRDA, compiled networks and unknown words, each in a sentence that names the setting."""
     root = tiny.data(tmp_path / "data")
     cases: list[tuple[str, dict[str, Any], str]] = [
-        ("hrda", dict(projection_layers=HEAD), "'head': expected a plain EncoderDecoder, got HRDAEncoderDecoder"),
-        ("daformer", dict(projection_layers=HEAD, compile=True), "'head': expected compile=False"),
+        ("hrda", dict(projection_layers=HEAD), "'head' expects a plain EncoderDecoder, got HRDAEncoderDecoder"),
+        ("daformer", dict(projection_layers=HEAD, compile=True), "'head' expects compile=False"),
         ("daformer", dict(projection_layers="heads"), r"expected 'head', positions .* or None; got 'heads'"),
     ]
     for kind, terms, message in cases:

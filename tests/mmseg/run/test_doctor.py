@@ -158,6 +158,16 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "training",
         "target image",
     ),
+    "head's map of HRDA": (
+        lambda c: (hook(c).update(projection_layers="head"), c.update(model=tiny.model("hrda"))),
+        "custom_hooks[0].projection_layers",
+        "expects a plain EncoderDecoder, got HRDAEncoderDecoder",
+    ),
+    "head's map, compiled": (
+        lambda c: hook(c).update(projection_layers="head", compile=True),
+        "custom_hooks[0].projection_layers",
+        "expects compile=False",
+    ),
     "empty": (lambda c: source(c).update(img_suffix=".bmp"), "train_dataloader", "expected at least one *.bmp image"),
 }
 

@@ -36,7 +36,7 @@ from pipa.mmseg.engine.start_checks import (
 from pipa.mmseg.engine.valid_mask import valid_mask
 from pipa.mmseg.mmengine_compat import build_runner
 from pipa.mmseg.models.segmentors.embedding import HEAD, check_head_map, embedding
-from pipa.settings import default_settings
+from pipa.settings import HOOK_DEFAULTS, default_settings
 from pipa.step import PipaStep
 from pipa.step_checks import check_call
 
@@ -200,7 +200,7 @@ def _found(error: Exception, config: Mapping[str, Any]) -> Finding:
 
 def _place(text: str, config: Mapping[str, Any]) -> str:
     """The setting that a message begins with or that the config gives; else the training as a whole."""
-    words = [word for word in re.findall(r"\w+", text) if word in default_settings()]
+    words = [word for word in re.findall(r"\w+", text) if word in default_settings() or word in HOOK_DEFAULTS]
     if not words or not re.match(rf"(patch sampler: )?{words[0]}\b", text):
         return "training"
     place = next(iter(hook_places(config)), "custom_hooks[0]")

@@ -16,7 +16,7 @@ from pipa.networks import Outputs, OwnOutputs
 from pipa.networks.trial import projection_heads, trial
 
 HEAD = "head"
-SETTING = f"projection_layers={HEAD!r}"
+SETTING = f"projection_layers: {HEAD!r}"
 
 
 def embedding(dims: dict[str, Any]) -> tuple[type[SegmentorNetworks], dict[str, Any]]:
@@ -77,12 +77,12 @@ def check_head_map(model: Any, compiled: bool) -> None:
     """
     name = type(model).__name__
     if hasattr(model, "segmentor_outputs"):
-        raise ValueError(f"{SETTING}: expected a plain EncoderDecoder, got {name}, which fuses scales in its head")
+        raise ValueError(f"{SETTING} expects a plain EncoderDecoder, got {name}, which fuses scales in its head")
     if compiled:
-        raise ValueError(f"{SETTING}: expected compile=False, because a compiled head does not show its inner maps")
+        raise ValueError(f"{SETTING} expects compile=False, because a compiled head does not show its inner maps")
     if not isinstance(getattr(main_head(model), "conv_seg", None), nn.Module):
         head = type(main_head(model)).__name__
-        raise ValueError(f"{SETTING}: expected a decode head that classifies by conv_seg, got {head}, which has none")
+        raise ValueError(f"{SETTING} expects a decode head that classifies by conv_seg, got {head}, which has none")
 
 
 @contextmanager
@@ -116,5 +116,5 @@ def last_map(seen: list[Tensor], model: Any) -> Tensor:
     if not seen or seen[-1].dim() != 4:
         got = f"one of size {tuple(seen[-1].shape)}" if seen else "none"
         head = type(main_head(model)).__name__
-        raise TypeError(f"{SETTING}: expected a map (B, D, h, w) to pass conv_seg of {head}, got {got}")
+        raise TypeError(f"{SETTING} expects a map (B, D, h, w) to pass conv_seg of {head}, got {got}")
     return seen[-1]
