@@ -51,7 +51,7 @@ def watched(**settings: Any) -> Any:
 
 
 def test_networks_run_under_the_callers_autocast_and_backward_passes_do_not() -> None:
-    step, networks = watched(prototype_labels=True, prototype_min_pixels=1)
+    step, networks = watched(prototype_labels=True, prototype_min_pixels=1, feature_distance_target=True)
     for half in (False, True):
         networks.seen.clear()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
