@@ -93,14 +93,17 @@ def is_needed(run: Run, study: Study, finished: Names, waiting: Names) -> bool:
 
 
 def release(study: Study, finished: Names, waiting: Names, out: Path) -> None:
-    """Remove the folders of finished runs whose weights were kept for others alone, which are done."""
+    """Remove the folders of finished runs without weights, or with weights kept for others alone, which are done.
+
+    Call it once the results are written: the folder holds them until then.
+    """
     for run in study.runs:
         folder = folder_of(run, out)
         if name_of(run) not in finished or name_of(run) in waiting or not (folder / RESULT).is_file():
             continue
         # A folder of before there were starts was kept because somebody wanted it.
         asked = json.loads((folder / RUN).read_text()).get("asked", True)
-        if not asked and not is_needed(run, study, finished, waiting):
+        if not any(folder.glob("*.pth")) or not (asked or is_needed(run, study, finished, waiting)):
             remove(folder)
 
 

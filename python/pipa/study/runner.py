@@ -28,7 +28,6 @@ from pipa.study.chain import (
     name_of,
     next_ready,
     release,
-    remove,
     start_of,
     to_do,
     weights_of,
@@ -109,7 +108,8 @@ def run_study(
     with locked(out), signals():
         done = kept(results, study)
         state = State([], done)
-        gather(state, study, out)
+        if gather(state, study, out):
+            write_results(results, study, state.done)
         state.pending = to_do(study, state.finished, out)
         environment = child_environment(data_folder(study, out, data_root), devices)
         live = Live(console=console, refresh_per_second=1, transient=True) if console.is_terminal else None
@@ -133,8 +133,6 @@ def run_study(
                         if name_of(one.run) not in state.finished:  # else trained again for its weights
                             state.done.append(summary(one.run, result, study.evaluations))
                         write_results(results, study, state.done)
-                        if not list(one.folder.glob("*.pth")):
-                            remove(one.folder)
                         release(study, state.finished, state.waiting, out)
                         if live is None:
                             tell(console, state, one.run, jobs)
@@ -147,16 +145,16 @@ def run_study(
     return results
 
 
-def gather(state: State, study: Study, out: Path) -> None:
-    """Take in results whose trainings ended while nobody was there to collect them."""
+def gather(state: State, study: Study, out: Path) -> bool:
+    """Take in results whose trainings ended while nobody was there to collect them; whether there were some."""
+    before = len(state.done)
     for run in study.runs:
         folder = folder_of(run, out)
         if name_of(run) not in state.finished and (folder / RESULT).is_file():
             check_same(run, folder)
             result = json.loads((folder / RESULT).read_text())
             state.done.append(summary(run, result, study.evaluations))
-            if not list(folder.glob("*.pth")):
-                remove(folder)
+    return len(state.done) > before
 
 
 def no_weights(run: Run, study: Study, out: Path) -> str:
@@ -266,7 +264,7 @@ def progress(state: State) -> dict[Run, dict[str, Any]]:
 
 def tell(console: Console, state: State, run: Run, jobs: int) -> None:
     """One line per finished run, where the output is no terminal."""
-    entry = next(e for e in state.done if (e["method"], e["seed"]) == (run.method, run.seed))
+    entry = next(e for e in state.done if (e["method"], e["seed"]) == name_of(run))
     teacher = "" if entry["teacher_mIoU"] is None else f", teacher {entry['teacher_mIoU']:.1f}"
     left = clock(time_left(state.pending, progress(state), state.done, jobs))
     waiting = len(state.pending) + len(state.running)

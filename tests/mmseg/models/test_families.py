@@ -50,14 +50,18 @@ def samples(label: Tensor) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_trains_with_its_own_losses(name: str) -> None:
-    """The source term is what mmsegmentation trains; every term reaches the encoder; the teacher answers alike."""
+def family(name: str) -> Any:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     register_all_modules(init_default_scope=True)
     torch.manual_seed(0)
-    model = MODELS.build(ConfigDict(small(name))).train()
+    return MODELS.build(ConfigDict(small(name)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_trains_with_its_own_losses(name: str) -> None:
+    """The source term is what mmsegmentation trains; every term reaches the encoder; the teacher answers alike."""
+    model = family(name).train()
     for module in model.modules():  # two passes are to be compared
         for noise in ("p", "drop_prob"):
             if isinstance(getattr(module, noise, None), float):
@@ -97,11 +101,7 @@ OTHER_CLASSIFIER = {"knet": "IterativeDecodeHead", "segmenter": "SegmenterMaskTr
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_embedding_can_be_made_of_what_the_head_classifies(name: str) -> None:
     """``projection_layers="head"``: the last convolution makes the model's own logits of the map, or it is refused."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    register_all_modules(init_default_scope=True)
-    torch.manual_seed(0)
-    model = MODELS.build(ConfigDict(small(name))).eval()
+    model = family(name).eval()
     if name in OTHER_CLASSIFIER:
         with pytest.raises(ValueError, match=f"classifies by conv_seg, got {OTHER_CLASSIFIER[name]}"):
             check_head_map(model, compiled=False)

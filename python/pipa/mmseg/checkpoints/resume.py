@@ -119,25 +119,33 @@ def _term(place: str, old: Any, new: Any) -> bool:
     return on[0] != on[1]
 
 
+def lacking(model: nn.Module, state: Mapping[str, Any], but: tuple[str, ...] = ()) -> tuple[list[str], int]:
+    """Learned weights of the model that ``state`` does not have, or has in another shape; and how many it needs.
+
+    but: beginnings of names that need not be there.
+    """
+    given = {key.removeprefix("module."): value for key, value in state.items()}
+    own = model.state_dict()
+    learned = [key for key in own if not key.startswith(("data_preprocessor.", *but))]
+    return [key for key in learned if getattr(given.get(key), "shape", None) != own[key].shape], len(learned)
+
+
 def check_fit(model: nn.Module, state: Mapping[str, Any], name: str, logger: Any, whole: bool) -> None:
     """Refuse weights that do not fit the model: mmengine loads what fits and logs the rest.
 
     Args:
         whole: all of the model must be there (a resume); else some of it (``load_from``), and the rest is named.
     """
-    own = model.state_dict()
+    missing, count = lacking(model, state)
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    fits = [key for key, value in state.items() if key in own and getattr(value, "shape", None) == own[key].shape]
-    learned = [key for key in own if not key.startswith("data_preprocessor.")]
-    missing = [key for key in learned if key not in fits]
-    if missing and (whole or not set(fits) & set(learned)):
+    if missing and (whole or len(missing) == count):
         raise CheckpointError(
-            f"{name}: {len(missing)} of the model's {len(learned)} weights are not in it or have another shape (first: "
+            f"{name}: {len(missing)} of the model's {count} weights are not in it or have another shape (first: "
             f"{missing[0]}; its own first: {next(iter(state), 'none')}); is it for another config, or does it need "
             "`pipa convert checkpoint`?"
         )
     if missing:
-        logger.warning(f"{name}: {len(missing)} of {len(learned)} weights stay as they were made, first: {missing[0]}")
+        logger.warning(f"{name}: {len(missing)} of {count} weights stay as they were made, first: {missing[0]}")
 
 
 def own_settings(optimizers: OptimWrapper) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from pipa.mmseg.checkpoints.resume import lacking
 from pipa.mmseg.engine.pipa_state import HEADS
 from pipa.mmseg.mmengine_compat import is_resuming, is_training, start_file
 from pipa.mmseg.models.segmentors.step_adapter import core_model
@@ -33,12 +34,10 @@ class WholeStart(Hook):
         """
         if not is_training(runner) or is_resuming(runner):
             return
-        given = {key.removeprefix("module."): value for key, value in checkpoint.get("state_dict", checkpoint).items()}
-        own = core_model(runner).state_dict()
-        needed = [key for key in own if not key.startswith((f"{HEADS}.", "data_preprocessor."))]
-        missing = [key for key in needed if getattr(given.get(key), "shape", None) != own[key].shape]
+        state = checkpoint.get("state_dict", checkpoint)
+        missing, count = lacking(core_model(runner), state, but=(f"{HEADS}.",))
         if missing:
             raise ValueError(
-                f"{start_file(runner)}: expected all {len(needed)} weights of the network to start from, got "
-                f"{len(needed) - len(missing)}; the first that is missing or has another shape is {missing[0]}"
+                f"{start_file(runner)}: expected all {count} weights of the network to start from, got "
+                f"{count - len(missing)}; the first that is missing or has another shape is {missing[0]}"
             )
