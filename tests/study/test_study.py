@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,8 @@ def test_time_left(definition: Path) -> None:
     assert time_left([second], {first: half}, done, 2) == pytest.approx(30.0)
     assert time_left([second], {first: half}, [], 1) == pytest.approx(20.0 + 40.0)
     assert time_left([first, second], {}, [], 1) is None
+    after = replace(second, start=first.method)  # cannot begin before the first one has ended
+    assert time_left([after], {first: half}, done, 2) == pytest.approx(5.0 + 30.0)
 
 
 def without_time(entry: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ def time_left(pending: Sequence[Run], running: Mapping[Run, Mapping[str, Any]], 
               jobs: int) -> float | None:  # fmt: skip
     """Seconds until the last run ends, from what runs of the same method took; None while nothing is known.
 
+    A run that starts from another's weights waits for that one, however many processes there are.
+
     Args:
         pending: runs that wait.
         running: runs that train, each with ``iteration``, ``iterations`` and ``seconds`` so far.
@@ -30,11 +32,16 @@ def time_left(pending: Sequence[Run], running: Mapping[Run, Mapping[str, Any]], 
         return None
     mean = {method: sum(values) / len(values) for method, values in lengths.items()}
     usual = sum(mean.values()) / len(mean)
-    left = [mean.get(run.method, usual) for run in pending]
+    left = {(run.method, run.seed): mean.get(run.method, usual) for run in pending}
     for run, state in running.items():
         length = mean.get(run.method, usual)
-        left.append(max(0.0, length * (1 - state["iteration"] / max(1, state["iterations"]))))
-    return max(sum(left) / jobs, max(left, default=0.0))
+        left[run.method, run.seed] = max(0.0, length * (1 - state["iteration"] / max(1, state["iterations"])))
+    starts = {(run.method, run.seed): (run.start, run.seed) for run in (*pending, *running) if run.start is not None}
+
+    def end(name: tuple[str, int]) -> float:
+        return left[name] + (end(starts[name]) if starts.get(name) in left else 0.0)
+
+    return max(sum(left.values()) / jobs, max(map(end, left), default=0.0))
 
 
 def clock(seconds: float | None) -> str:
