@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipa.study.chain import folder_of, is_needed, next_ready, release, to_do, weights_of
+from pipa.study.chain import folder_of, is_needed, keep, next_ready, release, to_do, weights_of
 from pipa.study.definition import Run, Study, read_study
 
 
@@ -80,6 +80,24 @@ def test_what_was_asked_for_stays(study: Study, tmp_path: Path, more: dict[str, 
     release(study, {("a", 0), ("b", 0), ("c", 0), ("d", 0)}, (), tmp_path)
     assert kept.is_dir()
     assert older.is_dir()
+
+
+def test_weights_are_asked_for_later(study: Study, tmp_path: Path) -> None:
+    a, b, *_ = study.runs
+    folder, unfinished = leave(a, tmp_path), leave(b, tmp_path, result=False)
+    keep(study, tmp_path)
+    assert not json.loads((unfinished / "run.json").read_text())["asked"]  # its start says so
+    release(study, {("a", 0), ("b", 0), ("c", 0), ("d", 0)}, (), tmp_path)
+    assert weights_of(a, tmp_path) == folder / "iter_8.pth"
+
+
+@pytest.mark.parametrize("name", ["iter_best.pth", "iter_16 (1).pth", "best_mIoU_iter_16.pth"])
+def test_other_files_are_no_checkpoints(study: Study, tmp_path: Path, name: str) -> None:
+    folder = leave(study.runs[0], tmp_path)
+    (folder / name).touch()
+    assert weights_of(study.runs[0], tmp_path) == folder / "iter_8.pth"
+    (folder / "iter_8.pth").unlink()
+    assert weights_of(study.runs[0], tmp_path) is None
 
 
 def test_only_last_weights_of_the_same_run_count(study: Study, tmp_path: Path) -> None:

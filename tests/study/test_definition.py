@@ -65,6 +65,7 @@ def test_a_method_comes_with_what_it_starts_from(tmp_path: Path) -> None:
     assert study.starts == {"b": "a", "d": "b"}
     with pytest.raises(ValueError, match="--iterations: mine has methods with a length of their own"):
         study.only(iterations=4)
+    assert [run.iterations for run in study.only(["b"], [0], iterations=4).runs] == [4, 4]
     part = study.only(["d"], [1])
     assert [(run.method, run.seed) for run in part.runs] == [("a", 1), ("b", 1), ("d", 1)]
     assert part.runs[2].recorded()["start"] == "b"
@@ -89,6 +90,10 @@ def test_a_method_comes_with_what_it_starts_from(tmp_path: Path) -> None:
             dict(methods=dict(a={}, b=dict(start="a", settings=dict(load_from="x.pth")))),
             "methods.b: expected start or a setting load_from, got both",
         ),
+        (
+            dict(methods=dict(a=dict(adapt=False, settings={"pipa.alpha": 0.9}))),
+            "methods.a: pipa.alpha is a setting of PipaHook, and adapt is false",
+        ),
         (dict(methods=dict(a=dict(iterations=0))), "methods.a: iterations: expected 1 or more, got 0"),
         (dict(methods={"a b": {}, "a_b": {}}), "expected names that differ in letters, got ['a b', 'a_b']"),
         (dict(methods={}), "expected methods or a grid, got 'neither'"),
@@ -105,6 +110,52 @@ def test_a_wrong_definition_is_refused(change: dict[str, Any], said: str, tmp_pa
         read_study(path)
     assert str(path) in str(error.value)
     assert said in str(error.value)
+
+
+OWN = """
+default_scope = "mmseg"
+custom_imports = dict(imports=["pipa.mmseg"])
+custom_hooks = [dict(type="PipaHook")]
+param_scheduler = [dict(type="PolyLR", begin=0, end=40000, by_epoch=False)]
+val_evaluator = dict(type="IoUMetric")
+"""
+ITERATIONS = """train_cfg = dict(type="IterBasedTrainLoop", max_iters=40000, val_interval=4000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("hooks", "interval"),
+    [
+        ("", 400),
+        ("default_hooks = dict(logger=dict(type='LoggerHook'))", 400),
+        ("default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1))", 400),
+        ("default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1000, by_epoch=False))", 100),
+        ("default_hooks = dict(checkpoint=dict(type='SafeCheckpointHook', interval=1000, out_dir='away'))", 100),
+        (
+            "from mmengine.hooks import CheckpointHook as Other\n"
+            "from pipa.mmseg.engine.pipa_hook import PipaHook\n"
+            "custom_hooks = [dict(type=PipaHook)]\n"
+            "default_hooks = dict(checkpoint=dict(type=Other, interval=1))",
+            400,
+        ),
+    ],
+)
+def test_any_config_saves_what_a_study_goes_on_from(hooks: str, interval: int, tmp_path: Path) -> None:
+    """And its patch term waits for a part of the training, where the config leaves the wait at its default."""
+    lines = (hooks + OWN + ITERATIONS) if "import" not in hooks else OWN + ITERATIONS + hooks
+    (tmp_path / "mine.py").write_text(lines)
+    content = {**GOOD, "config": "mine.py", "iterations": 4000, "methods": dict(a={}, b=dict(adapt=False))}
+    first, second = (configure(asdict(run), tmp_path) for run in read_study(write(tmp_path, content)).runs)
+    assert first.default_hooks.checkpoint == dict(type="SafeCheckpointHook", interval=interval, max_keep_ckpts=1)
+    assert first.custom_hooks[0].patch_warmup == 1000
+    assert [h.type for h in second.custom_hooks] == ["RepeatableHook"]
+
+
+def test_a_training_of_epochs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN + "train_cfg = dict(by_epoch=True, max_epochs=3)")
+    run = read_study(write(tmp_path, {**GOOD, "config": "mine.py"})).runs[0]
+    with pytest.raises(ValueError, match=r"mine\.py: train_cfg: expected max_iters, .* got {.*'max_epochs': 3}"):
+        configure(asdict(run), tmp_path)
 
 
 @pytest.mark.parametrize(

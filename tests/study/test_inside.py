@@ -188,3 +188,18 @@ def test_methods_are_compared_on_the_seeds_that_all_have() -> None:
     assert [run["method"] for run in shared(study)["runs"]] == ["a", "b"]
     # Without a common seed there is nothing better than all of them.
     assert len(shared({**study, "runs": runs[1:]})["runs"]) == 2
+
+
+def test_means_are_of_the_seeds_whose_numbers_every_method_has() -> None:
+    """Looks are newer than the scores of some runs: a mean of seeds 0 and 1 beside one of seed 1 alone says nothing."""
+    keys = ("source_within", "source_between", "target_within", "target_between", "across", "matched")
+
+    def run(method: str, seed: int, value: float | None) -> dict[str, Any]:
+        return dict(method=method, seed=seed, log={}, embedding=dict.fromkeys(keys, value) if value is not None else {})
+
+    runs = [run("a", 0, 0.25), run("a", 1, 0.75), run("b", 0, None), run("b", 1, 0.5), run("c", 1, None)]
+    table = inside(dict(study="s", evaluations=1, methods=["a", "b", "c"], runs=runs))
+    assert ", seed 1: of pixels" in table
+    assert "| a | 0.750 |" in table
+    assert "| b | 0.500 |" in table
+    assert "| c |" not in table

@@ -54,6 +54,10 @@ def test_a_changed_number_changes_the_page(tmp_path: Path, capsys: pytest.Captur
     assert changed != PAGES[0].read_text()
     for plot in ("forest", "curves"):
         assert (folder / f"{name}_{plot}.svg").read_text().startswith("<?xml")
+    (folder / name).mkdir()
+    (folder / f"{name}.json").rename(folder / name / "results.json")  # where `pipa study` leaves it
+    assert cli.main(["study", "--tables", str(page), "--studies", str(folder)]) == 0
+    assert page.read_text() == changed
     again = re.sub(r"12\.3", "99.9", changed)
     assert fill(again, folder) == changed
 

@@ -178,6 +178,9 @@ def test_a_network_that_does_not_fit_is_no_start(definition: Path, tmp_path: Pat
     )
     with pytest.raises(ValueError, match=said):
         run_once(asdict(second), tmp_path / "b", weights=str(tmp_path / "other.pth"))
+    given = replace(second, settings={**second.settings, "load_from": str(tmp_path / "other.pth")})
+    with pytest.raises(ValueError, match=said):
+        run_once(asdict(given), tmp_path / "c")
 
 
 @pytest.mark.slow

@@ -20,14 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PAGE",
         help="put the numbers of the JSON files into these Markdown pages and draw their plots; trains nothing",
     )
-    parser.add_argument("--studies", default="docs/studies", help="--tables: folder of the JSON files (docs/studies)")
+    parser.add_argument(
+        "--studies", default="docs/studies", help="--tables: folder of NAME.json or NAME/results.json (docs/studies)"
+    )
     parser.add_argument("--out", help="folder for unfinished runs, tables and plots (default: studies/NAME)")
     parser.add_argument("--results", help="file of the finished runs' numbers (default: results.json in --out)")
     parser.add_argument("--data-root", help="folder of the data sets")
     parser.add_argument("--jobs", type=int, help="trainings side by side (default: one per GPU, or per core)")
-    parser.add_argument("--methods", nargs="+", help="only these methods")
+    parser.add_argument("--methods", nargs="+", help="only these methods, and those they start from")
     parser.add_argument("--seeds", type=int, nargs="+", help="these seeds instead of the study's")
-    parser.add_argument("--iterations", type=int, help="another length of each training; schedules scale with it")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        help="another length of each training, where the study has one length for all; schedules scale with it",
+    )
     parser.add_argument("--keep-checkpoints", action="store_true", help="keep the last checkpoint of every run")
 
 
@@ -96,14 +102,14 @@ def show(results: Path, out: Path) -> None:
 def renew(page: Path, folder: Path) -> None:
     """Numbers of a page, and the plots of its studies beside their JSON files."""
     from pipa.files.atomic import write_text
-    from pipa.study.page import fill, studies_of
+    from pipa.study.page import file_of, fill, studies_of
     from pipa.study.plots import curves, forest, label_curves
     from pipa.study.results import read_results
 
     text = page.read_text(encoding="utf-8")
     filled = fill(text, folder)
     for name in studies_of(text):
-        content = read_results(folder / f"{name}.json")
+        content = read_results(file_of(name, folder))
         forest(content, folder / f"{name}_forest.svg")
         curves(content, folder / f"{name}_curves.svg")
         label_curves(content, folder / f"{name}_pseudo_labels.svg")

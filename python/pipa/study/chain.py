@@ -8,6 +8,8 @@ from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
+from pipa.files.atomic import write_text
+from pipa.files.numbered import numbered
 from pipa.study.definition import Run, Study
 from pipa.study.worker import RESULT, RUN
 
@@ -42,13 +44,13 @@ def start_of(run: Run, study: Study) -> Run | None:
 
 
 def checkpoints(run: Run, out: Path) -> list[Path]:
-    """Checkpoints of a run, the newest last.
+    """Checkpoints of a run, the newest first.
 
     Raises:
         ValueError: they are of a run with other settings.
     """
     folder = folder_of(run, out)
-    found = sorted(folder.glob("iter_*.pth"), key=lambda path: int(path.stem.removeprefix("iter_")))
+    found = numbered(folder)
     if found:
         check_same(run, folder)
     return found
@@ -57,7 +59,7 @@ def checkpoints(run: Run, out: Path) -> list[Path]:
 def weights_of(run: Run, out: Path) -> Path | None:
     """Last checkpoint of a finished run, where it is still there."""
     found = checkpoints(run, out)
-    return found[-1] if found and (folder_of(run, out) / RESULT).is_file() else None
+    return found[0] if found and (folder_of(run, out) / RESULT).is_file() else None
 
 
 def is_ready(run: Run, study: Study, out: Path) -> bool:
@@ -90,6 +92,15 @@ def is_needed(run: Run, study: Study, finished: Names, waiting: Names) -> bool:
     """
     others = [(method, run.seed) for method, start in study.starts.items() if start == run.method]
     return any(name not in finished or name in waiting for name in others)
+
+
+def keep(study: Study, out: Path) -> None:
+    """Let the weights of finished runs stay that are kept for others alone so far: somebody asks for them now."""
+    for run in study.runs:
+        folder = folder_of(run, out)
+        if checkpoints(run, out) and (folder / RESULT).is_file():
+            wanted = json.loads((folder / RUN).read_text())
+            write_text(folder / RUN, json.dumps({**wanted, "asked": True, "keep_checkpoints": True}, indent=1))
 
 
 def release(study: Study, finished: Names, waiting: Names, out: Path) -> None:

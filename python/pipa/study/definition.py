@@ -100,7 +100,7 @@ class Study:
         by_method = [every[m] for m in wanted]
         chosen = [replace(r, seed=s) for s in (self.seeds if seeds is None else seeds) for r in by_method]
         if iterations is not None:
-            lengths = {run.iterations for run in self.runs}
+            lengths = {run.iterations for run in chosen}
             if len(lengths) > 1:
                 raise ValueError(f"--iterations: {self.name} has methods with a length of their own; change the file")
             chosen = [replace(run, iterations=iterations) for run in chosen]
@@ -176,6 +176,9 @@ def read_study(path: Path) -> Study:
         check(length is None or (natural(length) and length > 0), f"{place}: iterations", "1 or more", length)
         above = [run.method for run in made]
         check(start is None or start in above, f"{place}: start", f"a method above it ({', '.join(above)})", start)
+        idle = next((key for key in settings if key.startswith("pipa.") and not adapt), None)
+        if idle is not None:
+            raise ValueError(f"{place}: {idle} is a setting of PipaHook, and adapt is false; take one of them out")
         every = {key: value for key, value in {**common, **settings}.items() if adapt or not key.startswith("pipa.")}
         if start is not None and every.get("load_from") is not None:
             raise ValueError(f"{place}: expected start or a setting load_from, got both")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipa.study.tables import methods, shared, table
+from pipa.study.tables import methods, seeds_of, shared, table
 
 # Terms in the order of their columns; those on mixed images stand with their own on the source. Others come after.
 ORDER = ("source", "mix", "pixel", "patch", "distribution", "mask")
@@ -18,6 +18,7 @@ DISTANCES = ("source_within", "source_between", "target_within", "target_between
 
 def gradient_table(results: Mapping[str, Any], part: str) -> str | None:
     """Share of each term in the sum of the gradient norms of ``part``, mean of the second half of the log."""
+    results = shared(results, lambda run: gradient_shares(run["log"], part))
     shares = {
         m: [s for run in runs_of(results, m) if (s := gradient_shares(run["log"], part))] for m in methods(results)
     }
@@ -28,7 +29,8 @@ def gradient_table(results: Mapping[str, Any], part: str) -> str | None:
         for method, of_method in shares.items()
         if of_method
     ]
-    return titled(f"Share of each term in the sum of the {part}'s gradient norms, in per cent:", ["", *heads], rows)
+    title = f"Share of each term in the sum of the {part}'s gradient norms, in per cent, {seeds_of(results)}:"
+    return titled(title, ["", *heads], rows)
 
 
 def gradient_shares(log: Mapping[str, Any], part: str = "student") -> dict[str, float]:
@@ -45,16 +47,18 @@ def gradient_shares(log: Mapping[str, Any], part: str = "student") -> dict[str, 
 
 def label_table(results: Mapping[str, Any]) -> str | None:
     """Sure pixels of the target, how many of them are right, and the share of each class that is found, at the end."""
+    results = shared(results, lambda run: run.get("pseudo_labels"))
     last, rows, names = results["evaluations"], [], []
     for method in methods(results):
-        found = [run["pseudo_labels"] for run in runs_of(results, method) if run.get("pseudo_labels")]
+        found = [run["pseudo_labels"] for run in runs_of(results, method)]
         if found:
             names = list(found[0]["found"])
             end = [[late(one[key], last) for one in found] for key in ("sure", "sure_right")]
             end += [[late(one["found"][name], last) for one in found] for name in names]
             rows.append([method, *(mean(values, 0) for values in end)])
     return titled(
-        "Pseudo-labels on the validation data (teachers; source-only: its one network), in per cent: sure pixels, "
+        f"Pseudo-labels on the validation data (teachers; source-only: its one network), in per cent, "
+        f"{seeds_of(results)}: sure pixels, "
         "those of them that are right, and of each class the pixels that are sure and right:",
         ["", "sure", "right", *names],
         rows,
@@ -63,26 +67,26 @@ def label_table(results: Mapping[str, Any]) -> str | None:
 
 def embedding_table(results: Mapping[str, Any]) -> str | None:
     """Cosine distances in the student's encoder at the end: within and between classes, of a class across domains."""
-    rows = []
+    results, rows = shared(results, lambda run: run.get("embedding")), []
     for method in methods(results):
-        found = [run["embedding"] for run in runs_of(results, method) if run.get("embedding")]
+        found = [run["embedding"] for run in runs_of(results, method)]
         if found:
             cells = [mean([one[key] for one in found], 3) for key in DISTANCES]
             matched = [None if one["matched"] is None else 100 * one["matched"] for one in found]
             rows.append([method, *cells, mean(matched, 0)])
     heads = ["within, source", "between, source", "within, target", "between, target", "across", "matched, %"]
     return titled(
-        "Cosine distances of the encoder's maps: of pixels to their class's mean direction, of two classes' "
-        "directions, of a class's directions on source and target; classes whose direction on the target is nearest "
-        "to its own on the source. Source is the labelled data of the training, which for an oracle is the target:",
+        f"Cosine distances of the encoder's maps, {seeds_of(results)}: of pixels to their class's mean direction, of "
+        "two classes' directions, of a class's directions on source and target; classes whose direction on the target "
+        "is nearest to its own on the source. Source is the labelled data of the training, which for an oracle is the "
+        "target:",
         ["", *heads],
         rows,
     )
 
 
 def inside(results: Mapping[str, Any]) -> str:
-    """All tables that have a row, of the seeds that every method has."""
-    results = shared(results)
+    """All tables that have a row, each of the seeds of which every method has its numbers."""
     gradients = (gradient_table(results, part) for part in PREFIXES)
     made = (*gradients, label_table(results), embedding_table(results))
     return "\n\n".join(text for text in made if text is not None)

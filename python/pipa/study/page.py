@@ -17,8 +17,14 @@ from pipa.study.tables import class_table, difference_table, gain, rule, score_t
 MARKER = re.compile(r"<!-- study (\S+) (\w+)(?:: (.*?))? -->(.*?)<!-- /study -->", re.DOTALL)
 
 
+def file_of(study: str, folder: Path) -> Path:
+    """``folder/NAME.json``, or else ``folder/NAME/results.json``, which is where `pipa study` leaves it."""
+    path = folder / f"{study}.json"
+    return path if path.is_file() else folder / study / "results.json"
+
+
 def fill(text: str, folder: Path) -> str:
-    """The page with every marked place made anew from ``folder/NAME.json``.
+    """The page with every marked place made anew from ``folder/NAME.json``, or from ``folder/NAME/results.json``.
 
     Raises:
         ValueError: a marker that says something else, or names a file that is no result of a study.
@@ -26,9 +32,9 @@ def fill(text: str, folder: Path) -> str:
 
     def made(found: re.Match[str]) -> str:
         study, kind, argument = found[1], found[2], found[3]
-        path = folder / f"{study}.json"
+        path = file_of(study, folder)
         if not path.is_file():
-            raise ValueError(f"marker {found[0].splitlines()[0]!r}: there is no {path}")
+            raise ValueError(f"marker {found[0].splitlines()[0]!r}: there is no {folder / study}.json, nor {path}")
         results = read_results(path)
         head = found[0][: found.start(4) - found.start()]
         if kind == "gain":

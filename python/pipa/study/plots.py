@@ -18,7 +18,10 @@ COLOURS = {"student": "#4269d0", "teacher": "#c9570f"}
 
 
 def forest(results: Mapping[str, Any], path: Path) -> Path:
-    """Paired differences to the baseline with their 95 % bootstrap intervals; small dots are the seeds."""
+    """Paired differences to the baseline; small dots are the seeds.
+
+    Thick lines are 95 % bootstrap intervals, thin ones Student's, far wider for few seeds: the frame cuts them.
+    """
     baseline = results["baseline"]
     rows = []
     for method in methods(results):
@@ -36,13 +39,17 @@ def forest(results: Mapping[str, Any], path: Path) -> Path:
             colour = COLOURS[model]
             axes.plot(found.differences, [y] * len(found.differences), "o", color=colour, alpha=0.35, markersize=3)
             if found.bootstrap is not None:
-                axes.plot(found.bootstrap, [y, y], color=colour, linewidth=2)
+                axes.plot(found.bootstrap, [y, y], color=colour, linewidth=2.5)
             axes.plot([found.mean], [y], "D", color=colour, markersize=5)
+        axes.set_xlim(axes.get_xlim())
+        for y, (_, model, found) in enumerate(rows):
+            if found.student_t is not None:
+                axes.plot(found.student_t, [y, y], color=COLOURS[model], linewidth=0.8)
         axes.set_yticks(range(len(rows)), [f"{method}, {model}" for method, model, _ in rows])
         axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)  # the first on top, none on the frame
         axes.grid(axis="x", color="#ddd")
         axes.set_axisbelow(True)
-        axes.set_xlabel(f"mIoU minus {baseline}'s, points")
+        axes.set_xlabel(f"mIoU minus {baseline}'s, points\n95 %: bootstrap thick, Student's t thin")
         return write_text(path, svg_of(figure))
 
 
@@ -54,8 +61,8 @@ def label_curves(results: Mapping[str, Any], path: Path) -> Path | None:
     Returns:
         The path; None where no run has such numbers.
     """
-    results = shared(results)
-    kept = [run for run in results["runs"] if run.get("pseudo_labels")]
+    results = shared(results, lambda run: run.get("pseudo_labels"))
+    kept = results["runs"]
     if not kept:
         return None
     names = list(kept[0]["pseudo_labels"]["found"])

@@ -25,6 +25,7 @@ from pipa.study.chain import (
     check_same,
     folder_of,
     is_needed,
+    keep,
     name_of,
     next_ready,
     release,
@@ -110,6 +111,8 @@ def run_study(
         state = State([], done)
         if gather(state, study, out):
             write_results(results, study, state.done)
+        if keep_checkpoints:
+            keep(study, out)
         state.pending = to_do(study, state.finished, out)
         environment = child_environment(data_folder(study, out, data_root), devices)
         live = Live(console=console, refresh_per_second=1, transient=True) if console.is_terminal else None
@@ -120,10 +123,12 @@ def run_study(
                         run = next_ready(state.pending, study, out)
                         if run is None:
                             break  # the training that it starts from is at work
-                        keep = is_needed(run, study, state.finished, state.waiting)
+                        needed = is_needed(run, study, state.finished, state.waiting)
                         state.pending.remove(run)
                         free = min(set(range(jobs)) - {r.device for r in state.running})
-                        state.running.append(start(run, study, out, free, devices, environment, keep_checkpoints, keep))
+                        state.running.append(
+                            start(run, study, out, free, devices, environment, keep_checkpoints, needed)
+                        )
                     if not state.running:
                         raise RuntimeError(no_weights(state.pending[0], study, out))
                     time.sleep(0.2)

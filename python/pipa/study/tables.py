@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipa.study.statistics import (
@@ -44,11 +44,22 @@ def methods(results: Mapping[str, Any]) -> list[str]:
     return [name for name in results["methods"] if name in there]
 
 
-def shared(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The runs of the seeds that every method has, where there is one: means of other seeds do not compare."""
-    seeds = [{run["seed"] for run in results["runs"] if run["method"] == method} for method in methods(results)]
-    common = set.intersection(*seeds) if seeds else set()
-    return {**results, "runs": [run for run in results["runs"] if run["seed"] in common]} if common else results
+def shared(results: Mapping[str, Any], has: Callable[[Mapping[str, Any]], Any] = bool) -> Mapping[str, Any]:
+    """The runs of the seeds that every method has, where there is one: means of other seeds do not compare.
+
+    Args:
+        has: whether a run has what is to be compared; methods of which no run has it do not count.
+    """
+    runs = [run for run in results["runs"] if has(run)]
+    seeds = [{run["seed"] for run in runs if run["method"] == method} for method in methods(results)]
+    common = set.intersection(*filter(None, seeds)) if runs else set()
+    return {**results, "runs": [run for run in runs if run["seed"] in common or not common]}
+
+
+def seeds_of(results: Mapping[str, Any]) -> str:
+    """`seed 4`, or `seeds 0, 1, 2`."""
+    seeds = sorted({run["seed"] for run in results["runs"]})
+    return f"seed{'s' if len(seeds) != 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def score_table(results: Mapping[str, Any]) -> str:

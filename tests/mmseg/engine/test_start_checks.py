@@ -16,6 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 import tiny
+from pipa.environment import WARNING
 from pipa.mmseg.engine.start_checks import StartError, check_config
 
 pytestmark = pytest.mark.slow
@@ -130,3 +131,18 @@ def test_all_that_the_config_tells_is_told_at_once(root: Path, tmp_path: Path) -
 
 def test_a_good_config_has_no_findings(root: Path, tmp_path: Path) -> None:
     assert list(check_config(tiny.config(root, tmp_path))) == []
+
+
+@pytest.mark.parametrize("place", ["pipa", "custom_hooks[0]"])
+def test_a_patch_term_that_never_acts_is_told(place: str, root: Path, tmp_path: Path) -> None:
+    """The default warm-up of the patch term is longer than short trainings."""
+    cfg = tiny.config(root, tmp_path, iterations=3)
+    own = hook(cfg)
+    own.pop("patch_warmup", None)
+    if place != "pipa":
+        own["patch_warmup"] = 3
+    (found,) = check_config(cfg)
+    assert (found.level, found.where) == (WARNING, f"{place}.patch_warmup")
+    assert f"waits for {own.get('patch_warmup', 10000)} iterations and train_cfg.max_iters is 3" in found.found
+    own["patch_weight"] = 0.0
+    assert list(check_config(cfg)) == []

@@ -22,13 +22,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from pipa.files.atomic import DamagedFile, remove_parts, verify, write
+from pipa.files.numbered import numbered
 from pipa.files.torch_file import CheckpointError, plain
 from pipa.mmseg.checkpoints.description import describe_in
 from pipa.mmseg.checkpoints.resume import RECORD, check_fit, compare, follow_config, own_settings, record
 from pipa.mmseg.checkpoints.safe_load import allowed
 from pipa.mmseg.engine.safe_backend import BACKEND, SafeBackend
 from pipa.mmseg.engine.stop_signals import StopSignals, isolate
-from pipa.mmseg.engine.work_folder import POINTER, FolderLock, checkpoints, claim, to_resume
+from pipa.mmseg.engine.work_folder import POINTER, FolderLock, claim, to_resume
 from pipa.mmseg.mmengine_compat import is_resuming, is_training, start_file, start_from
 
 
@@ -243,7 +244,7 @@ class SafeCheckpointHook(CheckpointHook):
         except (OSError, DamagedFile) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else error.reason
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            others = [p for p in checkpoints(path.parent, self.filename_tmpl) if p != path]
+            others = [p for p in numbered(path.parent, self.filename_tmpl) if p != path]
             good = f"the last good checkpoint is {others[0]}" if others else "there is no earlier checkpoint"
             hint = "free some space and resume" if full else "correct this and resume"
             raise CheckpointError(f"{path}: could not be saved ({reason}); {good}; {hint}") from error

@@ -6,8 +6,8 @@ of the same purpose put on the student, a copy would share with it: the teacher 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from operator import attrgetter
 from types import MethodType
@@ -64,8 +64,19 @@ class Tuning:
             except AttributeError as error:
                 raise ValueError(f"activation_checkpointing: the model has no module {name!r} ({error})") from error
 
-    def apply(self, student: nn.Module, *others: nn.Module | None, optimizer: Optimizer | None = None) -> None:
-        """Change the networks in place; state dicts keep their names. `optimizer`: that of the student."""
+    def apply(
+        self,
+        student: nn.Module,
+        *others: nn.Module | None,
+        optimizer: Optimizer | None = None,
+        keep_graph: bool = False,
+    ) -> None:
+        """Change the networks in place; state dicts keep their names.
+
+        Args:
+            optimizer: that of the student.
+            keep_graph: some iterations have several backward passes over one graph (gradient norms).
+        """
         networks = [student, *(other for other in others if other is not None)]
         if self.channels_last:
             for network in networks:
@@ -73,6 +84,8 @@ class Tuning:
         if optimizer is not None:
             follow_order(optimizer)
         if self.compile:
+            if keep_graph:  # else a compiled backward pass reuses the memory of what it has read, and has no second one
+                torch._functorch.config.donated_buffer = False
             options = self.compile if isinstance(self.compile, dict) else {}
             for network in networks:
                 for part in parts(network):
@@ -122,9 +135,23 @@ def _forward_twice(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward,
         *args,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), once_more(self, hidden_now(self))),
+        context_fn=lambda: (nullcontext(), Reusable(partial(once_more, self, hidden_now(self)))),
         **kwargs,
     )
+
+
+class Reusable(AbstractContextManager[None]):
+    """A context made anew each time it is entered: every backward pass over a kept graph runs the module again."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self.make = make
+        self.entered = ExitStack()
+
+    def __enter__(self) -> None:
+        self.entered.enter_context(self.make())
+
+    def __exit__(self, *error: Any) -> None:
+        self.entered.close()
 
 
 @contextmanager

@@ -153,8 +153,9 @@ class PipaHook(Hook):
                 f"got {counts}; use a larger batch or more processes instead"
             )
         self.use(runner.cfg)
-        refuse(self.findings(runner, core))
-        for finding in check_pairing(runner.cfg.to_dict()):
+        found = self.findings(runner, core)
+        refuse(found)  # what is left are warnings
+        for finding in [*found, *check_pairing(runner.cfg.to_dict())]:
             runner.logger.warning(f"{finding.where}: {finding.found}; {finding.fix}")
         self.tuning.check(runner)
         if self.dims["projection_layers"] == HEAD:
@@ -213,7 +214,13 @@ class PipaHook(Hook):
             restore(self.pipa, self._imagenet, self._saved, runner.logger)
             self.guard.skipped = self._saved.get("skipped", 0)
             self._saved = None
-        self.tuning.apply(core, self.pipa.teacher, self._imagenet, optimizer=runner.optim_wrapper.optimizer)
+        self.tuning.apply(
+            core,
+            self.pipa.teacher,
+            self._imagenet,
+            optimizer=runner.optim_wrapper.optimizer,
+            keep_graph=self.gradient_interval > 0,
+        )
         loader = self._target_loader(runner, soft=self.initial_labels is not None)
         check_loaders(runner.train_dataloader, loader, runner.logger)
         if self.initial_labels is not None:

@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.loops import EpochBasedTrainLoop
 
-from pipa.environment import ERROR, Finding
+from pipa.environment import ERROR, WARNING, Finding
 from pipa.files.images import DataError
 from pipa.mmseg.datasets.parts import parts
 from pipa.mmseg.datasets.samplers import DrawSampler
@@ -47,7 +47,12 @@ def refuse(findings: Sequence[Finding]) -> None:
 def pipa_hooks(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of each PipaHook, by its place: {"custom_hooks[0]": ...}."""
     hooks = config.get("custom_hooks") or []
-    return {f"custom_hooks[{i}]": h for i, h in enumerate(hooks) if getattr(_kind(h), "__name__", "") == NAME}
+    return {f"custom_hooks[{i}]": hook for i, hook in enumerate(hooks) if is_pipa(hook)}
+
+
+def is_pipa(hook: Any) -> bool:
+    """Whether a hook, or the config of one, is PipaHook."""
+    return getattr(_kind(hook), "__name__", "") == NAME
 
 
 def hook_places(config: Mapping[str, Any]) -> list[str]:
@@ -67,6 +72,7 @@ def check_config(config: Mapping[str, Any]) -> Iterator[Finding]:
     own = {key: value for key, value in hook.items() if key not in ("type", "priority", "target_dataloader")}
     shared = dict(config.get("pipa") or {})
     yield from _check_settings(shared, own, places[0], _of_head(config))
+    yield from _check_length(config, {**shared, **own}, places[0] if "patch_warmup" in own else "pipa")
     yield from _check_batches(config, hook, places[0])
     counts = (config.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     if counts != 1:
@@ -123,6 +129,18 @@ def _check_settings(
     given = {name: value for name, value in both.items() if name in known and name not in HOOK_DEFAULTS}
     for name, text in refused({**given, **base}).items():
         yield Finding(ERROR, f"{places[name]}.{name}" if name in places else place, text, fix)
+
+
+def _check_length(config: Mapping[str, Any], settings: Mapping[str, Any], place: str) -> Iterator[Finding]:
+    """A term that waits for longer than the training lasts."""
+    length = (config.get("train_cfg") or {}).get("max_iters")
+    weight, warmup = (settings.get(name, default_settings()[name]) for name in ("patch_weight", "patch_warmup"))
+    if not all(isinstance(value, (int, float)) for value in (length, weight, warmup)):
+        return  # no length, or a value that is refused elsewhere
+    if weight > 0 and warmup >= length:
+        text = f"the patch term waits for {warmup} iterations and train_cfg.max_iters is {length}: it never acts"
+        fix = "set pipa.patch_warmup below it (the paper: 10,000 of 60,000), or pipa.patch_weight=0"
+        yield Finding(WARNING, f"{place}.patch_warmup", text, fix)
 
 
 def refused(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
+from pipa.files.numbered import numbered
 from pipa.files.torch_file import CheckpointError
 
 try:
@@ -20,20 +21,13 @@ POINTER = "last_checkpoint"
 LOCK = ".training"
 
 
-def checkpoints(folder: Path, template: str) -> list[Path]:
-    """Checkpoints in a folder, newest (highest number) first."""
-    pattern = re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
-    found = [(int(m[1]), path) for path in folder.glob("*") if (m := pattern.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
-
-
 def to_resume(folder: Path, template: str) -> tuple[list[Path], str]:
     """Checkpoints to try, best first, and a remark.
 
     `last_checkpoint` decides: files with a higher number belong to another training. Behind it come those it was saved
     after.
     """
-    present = checkpoints(folder, template)
+    present = numbered(folder, template)
     pointer = folder / POINTER
     try:
         # Only the name counts: the folder may have moved since.
@@ -61,7 +55,7 @@ def claim(folder: Path, template: str, overwrite: bool) -> None:
     Raises:
         CheckpointError: there are some, and nobody has agreed to lose them.
     """
-    found = checkpoints(folder, template)
+    found = numbered(folder, template)
     best = sorted(folder.glob("best_*.pth"))
     if not found and not best:
         return

@@ -16,15 +16,19 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from pipa._core import __version__
+from pipa.files.numbered import numbered
 from pipa.mmseg.datasets.samplers import DrawSampler
+from pipa.mmseg.engine.checkpoint_hook import SafeCheckpointHook
 from pipa.mmseg.engine.pipa_hook import PipaHook
 from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, RepeatableHook, read_lines, read_progress, seed_all
+from pipa.mmseg.engine.start_checks import is_pipa
 from pipa.mmseg.engine.whole_start import WholeStart
 from pipa.mmseg.evaluation.embeddings import ClassMeans, class_means, layout
 from pipa.mmseg.evaluation.groups import areas_by_group
 from pipa.mmseg.evaluation.pseudo_labels import PseudoLabelMetric
 from pipa.mmseg.models.segmentors.step_adapter import backbone_features, core_model
 from pipa.mmseg.run.train import check_option, hush, load_config, train
+from pipa.settings import default_settings
 
 
 def configure(run: Mapping[str, Any], folder: Path) -> Config:
@@ -35,15 +39,16 @@ def configure(run: Mapping[str, Any], folder: Path) -> Config:
         folder: of the run.
 
     Raises:
-        ValueError: no such config, or a setting that it does not have.
+        ValueError: no such config, one whose length is no number of iterations, or a setting that it does not have.
     """
     hush()
     config = load_config(run["config"], [], str(folder))
+    save_by_iterations(config, run["config"])
     hooks = list(config.get("custom_hooks") or [])
     if not run["adapt"]:
-        hooks = [hook for hook in hooks if hook.type != "PipaHook"]
+        hooks = [hook for hook in hooks if not is_pipa(hook)]
     config.custom_hooks = hooks
-    place = next((f"custom_hooks.{i}" for i, hook in enumerate(hooks) if hook.type == "PipaHook"), None)
+    place = next((f"custom_hooks.{i}" for i, hook in enumerate(hooks) if is_pipa(hook)), None)
     for key, value in run["settings"].items():
         if key.startswith("pipa."):
             if place is None:
@@ -58,15 +63,33 @@ def configure(run: Mapping[str, Any], folder: Path) -> Config:
     watch_pseudo_labels(config)
     config.custom_hooks = [*config.custom_hooks, {"type": RepeatableHook.__name__}]
     config.randomness = {**(config.get("randomness") or {}), "seed": run["seed"]}
-    config.default_hooks.checkpoint.max_keep_ckpts = 1
     config.visualizer = {"type": "SegLocalVisualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
     config.log_level = "ERROR"
     return config
 
 
+def save_by_iterations(config: Config, name: str) -> None:
+    """The checkpoint that a study goes on from is its own business: whole, in the run's folder, of an iteration.
+
+    Raises:
+        ValueError: the training counts epochs.
+    """
+    loop = config.get("train_cfg") or {}
+    if "max_iters" not in loop:
+        raise ValueError(f"{name}: train_cfg: expected max_iters, as a study counts iterations, got {dict(loop)}")
+    hooks = dict(config.get("default_hooks") or {})
+    given = hooks.get("checkpoint") or {}
+    interval = given.get("interval", -1)
+    safe = given.get("type") in (SafeCheckpointHook, SafeCheckpointHook.__name__)
+    if given.get("by_epoch", not safe) or interval < 1:  # mmengine's counts epochs unless it is told otherwise
+        interval = loop.get("val_interval", loop["max_iters"])
+    hooks["checkpoint"] = {"type": SafeCheckpointHook.__name__, "interval": interval, "max_keep_ckpts": 1}
+    config.default_hooks = hooks
+
+
 def watch_pseudo_labels(config: Config) -> None:
     """Each evaluation also says what the pseudo-labels are worth, at the threshold of the training."""
-    given = [config.get("pipa") or {}, *(hook for hook in config.custom_hooks if hook.type == "PipaHook")]
+    given = [config.get("pipa") or {}, *filter(is_pipa, config.custom_hooks)]
     threshold = next((place["threshold"] for place in reversed(given) if "threshold" in place), None)
     metrics = config.val_evaluator if isinstance(config.val_evaluator, (list, tuple)) else [config.val_evaluator]
     config.val_evaluator = [*metrics, {"type": PseudoLabelMetric.__name__, "threshold": threshold}]
@@ -87,7 +110,12 @@ def set_iterations(config: Config, iterations: int) -> None:
     config.default_hooks.checkpoint.interval = scaled(config.default_hooks.checkpoint.interval)
     for schedule in config.param_scheduler:
         schedule.begin, schedule.end = round(schedule.begin * scale), scaled(schedule.end)
-    for place in (config.get("pipa") or {}, *(h for h in config.custom_hooks if h.type == "PipaHook")):
+    shared = config.get("pipa") or {}
+    own = list(filter(is_pipa, config.custom_hooks))
+    if "patch_warmup" not in shared:
+        for hook in own:
+            hook.setdefault("patch_warmup", default_settings()["patch_warmup"])
+    for place in (shared, *own):
         if "patch_warmup" in place:
             place["patch_warmup"] = round(place["patch_warmup"] * scale)
 
@@ -107,12 +135,13 @@ def run_once(
         iteration.
     """
     config = configure(run, folder)
-    resume = any(folder.glob("iter_*.pth"))
+    resume = bool(numbered(folder))
     if weights is not None:
         config.load_from = weights
-        config.custom_hooks = [*config.custom_hooks, {"type": WholeStart.__name__}]
     if resume:  # else mmengine would resume from the file that the training only starts from
         config.load_from = None
+    if config.get("load_from") is not None:
+        config.custom_hooks = [*config.custom_hooks, {"type": WholeStart.__name__}]
     runner = train(config, resume=resume, threads=1 if not torch.cuda.is_available() else None)
     if runner.iter < runner.max_iters:
         return None
