@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from pipa.files.numbered import numbered
+from pipa.files.numbered import number_in, numbered
 from pipa.files.torch_file import CheckpointError
 
 try:
@@ -37,16 +37,11 @@ def to_resume(folder: Path, template: str) -> tuple[list[Path], str]:
     last = folder / name
     if last in present:
         return present[present.index(last) :], ""
-    if not re.fullmatch(re.escape(template).replace(r"\{\}", r"\d+"), name):
+    number = number_in(name, template)
+    if number is None:
         return ([last, *present], "") if last.is_file() else (present, f"{pointer} names {name!r}, which is not there")
-    number = int(re.search(r"(\d+)", name.replace(template.split("{}")[0], "", 1))[1])  # type: ignore[index]
-    older = [path for path in present if _number(path, template) < number]
+    older = [path for path in present if (number_in(path.name, template) or 0) < number]
     return older, f"{pointer} names {name}, which is not there"
-
-
-def _number(path: Path, template: str) -> int:
-    match = re.fullmatch(re.escape(template).replace(r"\{\}", r"(\d+)"), path.name)
-    return -1 if match is None else int(match[1])
 
 
 def claim(folder: Path, template: str, overwrite: bool) -> None:
