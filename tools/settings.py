@@ -23,6 +23,7 @@ END = "# --- end of what tools/settings.py makes ---\n"
 WIDTH = 116
 PYTHON = {
     "int": "int",
+    'int or "head"': 'int | Literal["head"]',
     "float": "float",
     "bool": "bool",
     "pair of int": "Sequence[int]",

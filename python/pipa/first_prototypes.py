@@ -34,8 +34,7 @@ def class_means(
     try:
         module.eval()
         for image in images:
-            feat = list(networks.features(module, image))[settings["prototype_layer"]].float()
-            logits = networks.logits(module, image).float()
+            feat, logits = map_and_logits(networks, module, image, settings["prototype_layer"])
             if logits.shape[2:] != feat.shape[2:]:
                 logits = nn.functional.interpolate(logits, feat.shape[2:], mode="bilinear", align_corners=False)
             member = nn.functional.one_hot(logits.argmax(1), classes).to(feat.dtype)  # (B, h, w, K)
@@ -54,3 +53,15 @@ def class_means(
     enough = count >= settings["prototype_min_pixels"]
     means = total / count.clamp_min(1).to(total.dtype)[:, None]
     return means.where(enough[:, None], torch.zeros_like(means)), enough.long() * remembered
+
+
+def map_and_logits(networks: Networks, module: nn.Module, image: Tensor, layer: int | str) -> tuple[Tensor, Tensor]:
+    """The map that prototypes live on and the logits of one image batch, in float32."""
+    if layer == "head":
+        with networks.classified(module) as seen:
+            logits = networks.logits(module, image)
+            feat = seen()
+    else:
+        feat = list(networks.features(module, image))[int(layer)]
+        logits = networks.logits(module, image)
+    return feat.float(), logits.float()

@@ -175,8 +175,10 @@ class StepSettings(TypedDict, total=False):
     """Largest decay of the prototypes, as in the paper. Default 0.9999, [0, 1]."""
     prototype_min_pixels: int
     """A class with fewer pixels in the batch, on the grid of the features, is left alone. Default 10, >= 1, pixels."""
-    prototype_layer: int
-    """Map of the encoder that prototypes live on, from shallow to deep; -1: the deepest. Default -1."""
+    prototype_layer: int | Literal["head"]
+    """Map that prototypes live on: of the encoder, from shallow to deep (-1: the deepest), or "head": what the main
+    head classifies, as in ProDA. Default -1.
+    """
     target_weight: float
     """Factor of the cross entropy on a strong view of the unmixed target: 1 in ProDA. 0 leaves it out. Default 0.0,
     >= 0.

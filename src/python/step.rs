@@ -79,19 +79,21 @@ impl PyNetworks {
     }
 
     fn output(&self, name: &str, arguments: Vec<Tensor>) -> Result<Output> {
+        self.pass(name, arguments, |value| Self::read_output(&value))
+    }
+
+    fn read_output(value: &Bound<'_, PyAny>) -> PyResult<Output> {
         type Heads = Vec<(T, Option<Region>, f64)>;
-        self.pass(name, arguments, |value| {
-            let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Option<Region>)>)>()?;
-            let own_loss = if value.hasattr("own_loss")? { value.getattr("own_loss")?.extract()? } else { None };
-            Ok(Output {
-                heads: heads
-                    .into_iter()
-                    .map(|(logits, region, weight)| Head { logits: logits.0, region: region.map(to_box), weight })
-                    .collect(),
-                features: features.into_iter().map(|t| t.0).collect(),
-                detail: detail.map(|(maps, region)| (maps.into_iter().map(|t| t.0).collect(), region.map(to_box))),
-                own_loss: own_loss.map(own_loss_of),
-            })
+        let (heads, features, detail) = value.extract::<(Heads, Vec<T>, Option<(Vec<T>, Option<Region>)>)>()?;
+        let own_loss = if value.hasattr("own_loss")? { value.getattr("own_loss")?.extract()? } else { None };
+        Ok(Output {
+            heads: heads
+                .into_iter()
+                .map(|(logits, region, weight)| Head { logits: logits.0, region: region.map(to_box), weight })
+                .collect(),
+            features: features.into_iter().map(|t| t.0).collect(),
+            detail: detail.map(|(maps, region)| (maps.into_iter().map(|t| t.0).collect(), region.map(to_box))),
+            own_loss: own_loss.map(own_loss_of),
         })
     }
 
@@ -123,6 +125,18 @@ impl Networks for PyNetworks {
     }
     fn teacher(&mut self, image_bchw: &Tensor) -> Result<Tensor> {
         self.tensor("teacher", image_bchw)
+    }
+    fn student_classified(&mut self, image_bchw: &Tensor) -> Result<(Output, Tensor)> {
+        self.pass("student_classified", vec![image_bchw.shallow_clone()], |value| {
+            let (output, map) = value.extract::<(Bound<'_, PyAny>, T)>()?;
+            Ok((Self::read_output(&output)?, map.0))
+        })
+    }
+    fn teacher_classified(&mut self, image_bchw: &Tensor) -> Result<(Tensor, Tensor)> {
+        self.pass("teacher_classified", vec![image_bchw.shallow_clone()], |value| {
+            let (logits, map) = value.extract::<(T, T)>()?;
+            Ok((logits.0, map.0))
+        })
     }
     fn teacher_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>> {
         self.tensors("teacher_features", image_bchw)

@@ -5,7 +5,7 @@ use super::batch::Batch;
 use super::draws::{self, Draws};
 use super::log::Log;
 use super::networks::{Networks, Output};
-use super::settings::{LabelNetwork, LabelWeight};
+use super::settings::{LabelNetwork, LabelWeight, PrototypeLayer};
 use super::supervised::{crop_label, main_head};
 use super::{Mixed, Step};
 use crate::error::{Error, Result};
@@ -46,29 +46,44 @@ impl Step {
 
     /// All passes over the weak view. No gradient.
     pub(super) fn weak(&self, networks: &mut dyn Networks, batch: &Batch) -> Result<Weak> {
-        let mut teacher = networks.teacher(&batch.target)?.f_detach()?;
+        let (teacher, features) = self.teacher(networks, &batch.target)?;
+        let mut teacher = teacher.f_detach()?;
         if self.settings.label_flip {
             let mirrored = networks.teacher(&batch.target.f_flip([3])?)?.f_detach()?.f_flip([3])?;
             teacher = teacher.f_add(&mirrored)?.f_div_scalar(2.0)?;
         }
         let initial = if self.uses_initial() { Some(networks.initial(&batch.target)?.f_detach()?) } else { None };
-        let features = match self.uses_prototypes() {
-            true => Some(self.prototype_map(&networks.teacher_features(&batch.target)?)?.f_detach()?),
-            false => None,
-        };
+        let features = features.map(|map| map.f_detach()).transpose()?;
         Ok(Weak { teacher, initial, features })
     }
 
-    /// The map that prototypes live on.
-    fn prototype_map(&self, features: &[Tensor]) -> Result<Tensor> {
-        let (layer, count) = (self.settings.prototype_layer, features.len() as i64);
-        let index = if layer < 0 { count + layer } else { layer };
-        if !(0..count).contains(&index) {
-            return Err(Error::value(format!(
-                "prototype_layer: expected one of the {count} maps of the encoder, got {layer}"
-            )));
+    /// Logits of the teacher, and its map that prototypes live on, if they are used.
+    fn teacher(&self, networks: &mut dyn Networks, image: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        if !self.uses_prototypes() {
+            return Ok((networks.teacher(image)?, None));
         }
-        Ok(features[index as usize].shallow_clone())
+        match self.settings.prototype_layer {
+            PrototypeLayer::Head => networks.teacher_classified(image).map(|(logits, map)| (logits, Some(map))),
+            PrototypeLayer::Encoder(place) => {
+                let logits = networks.teacher(image)?;
+                Ok((logits, Some(map_at(&networks.teacher_features(image)?, place)?)))
+            }
+        }
+    }
+
+    /// The student's pass, and its map that prototypes live on, if its place among them is compared with the teacher's.
+    fn student(&self, networks: &mut dyn Networks, image: &Tensor) -> Result<(Output, Option<Tensor>)> {
+        if self.settings.structure_weight == 0.0 {
+            return Ok((networks.student(image)?, None));
+        }
+        match self.settings.prototype_layer {
+            PrototypeLayer::Head => networks.student_classified(image).map(|(output, map)| (output, Some(map))),
+            PrototypeLayer::Encoder(place) => {
+                let output = networks.student(image)?;
+                let map = map_at(&output.features, place)?;
+                Ok((output, Some(map)))
+            }
+        }
     }
 
     /// Pseudo-labels of `logits` (of the network the settings name, at the image's size) and their weights.
@@ -122,7 +137,7 @@ impl Step {
             true => Ok(batch.target.shallow_clone()),
             false => draws::strong_augment(&s).apply(&batch.target, &draws.target_augment),
         })?;
-        let output = networks.student(&image)?;
+        let (output, place) = self.student(networks, &image)?;
         let mut total: Option<Tensor> = None;
         let mut add = |networks: &mut dyn Networks, log: &mut Log, name: &str, loss: Tensor| -> Result<()> {
             log.term(networks, name, &loss, self.iteration)?;
@@ -136,8 +151,7 @@ impl Step {
             let loss = denoised_entropy(group, &output, mixed, &s)?;
             add(networks, log, "target", loss.f_mul_scalar(s.target_weight)?)?;
         }
-        if let (true, Some(features)) = (s.structure_weight > 0.0, &weak.features) {
-            let student = self.prototype_map(&output.features)?;
+        if let (Some(student), Some(features)) = (place, &weak.features) {
             let valid = on_grid(batch.valid_mask.as_ref(), &student)?;
             let prototypes = self.classes.prototypes_for(features, s.num_classes)?;
             let (seen, tau) = (prototypes.seen_k()?, s.prototype_temperature);
@@ -194,6 +208,18 @@ impl Step {
             self.classes.move_prototypes(group, features, &label, momentum, least)
         })
     }
+}
+
+/// The encoder's map of that place; negative places count from the deepest on.
+fn map_at(features: &[Tensor], place: i64) -> Result<Tensor> {
+    let count = features.len() as i64;
+    let index = if place < 0 { count + place } else { place };
+    if !(0..count).contains(&index) {
+        return Err(Error::value(format!(
+            "prototype_layer: expected one of the {count} maps of the encoder, got {place}"
+        )));
+    }
+    Ok(features[index as usize].shallow_clone())
 }
 
 /// Symmetric cross entropy of every head with its part of the pseudo-label. Pixels of weight 0 are not labelled.

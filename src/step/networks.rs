@@ -52,6 +52,10 @@ pub trait Networks {
     fn student_maps(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
     /// Teacher logits [B,C,h,w], without gradient; dropout and drop-path are off.
     fn teacher(&mut self, image_bchw: &Tensor) -> Result<Tensor>;
+    /// [`Networks::student`], and the map [B,D,h,w] that the main head's classifier read in that pass.
+    fn student_classified(&mut self, image_bchw: &Tensor) -> Result<(Output, Tensor)>;
+    /// [`Networks::teacher`], and the map [B,D,h,w] that the main head's classifier read in that pass.
+    fn teacher_classified(&mut self, image_bchw: &Tensor) -> Result<(Tensor, Tensor)>;
     /// Backbone features of the teacher, without gradient; dropout and drop-path are off.
     fn teacher_features(&mut self, image_bchw: &Tensor) -> Result<Vec<Tensor>>;
     /// Logits [B,C,h,w] of the network that the training started from, in evaluation mode, without gradient.

@@ -6,6 +6,7 @@ Shape suffixes: B batch, C classes, D channels, h w size of a map, H W size of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -176,6 +177,18 @@ class Networks:
         """Maps that the projection heads read, with the encoder's deepest one last; :meth:`features` if not defined."""
         return self.features(module, image)
 
+    def classified(self, module: nn.Module) -> AbstractContextManager[Callable[[], Tensor]]:
+        """While it is entered, the function it gives returns what the main head's classifier read in the pass of
+        ``module`` before: a map (B, D, h, w), on its graph. For ``prototype_layer="head"``.
+
+        Raises:
+            ValueError: not defined for this kind of network.
+        """
+        raise ValueError(
+            f"prototype_layer: 'head' expects a network whose adapter defines classified(), got {type(self).__name__}; "
+            "name the layer before the classifier among features= and give its position"
+        )
+
     # --- what the iteration calls -----------------------------------------------------------------------------------
 
     def student(self, image: Tensor) -> Outputs:
@@ -191,6 +204,11 @@ class Networks:
         with hiding_tokens(self._student, kept == 0):
             return self.student(image)
 
+    def student_classified(self, image: Tensor) -> tuple[Outputs, Tensor]:
+        """:meth:`student`, and the map that its main head classified, with gradient."""
+        with self.classified(self._student) as seen:
+            return self.student(image), seen()
+
     def student_features(self, image: Tensor) -> Sequence[Tensor]:
         """The student's maps for the patch term's projection head, with gradient (:meth:`embedded`)."""
         return self.embedded(self._student, image)
@@ -202,6 +220,11 @@ class Networks:
     def teacher(self, image: Tensor) -> Tensor:
         """The teacher's logits (B, C, h, w), without noise (:func:`quiet_train`)."""
         return self.logits(quiet_train(self._teacher), image)
+
+    def teacher_classified(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`teacher`, and the map that its main head classified."""
+        with self.classified(self._teacher) as seen:
+            return self.teacher(image), seen()
 
     def teacher_features(self, image: Tensor) -> Sequence[Tensor]:
         """The teacher's encoder maps, without noise and without gradient."""

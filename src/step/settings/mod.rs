@@ -2,9 +2,11 @@
 //! and the defaults of losses and functions are made from or tested against this table.
 
 mod kinds;
+mod layer;
 mod schema;
 mod value;
 
+pub use layer::PrototypeLayer;
 pub use schema::Entry;
 pub use value::Value;
 
@@ -175,8 +177,9 @@ settings! {
             prototype_momentum: f64 = 0.9999, SHARE;
             /// A class with fewer pixels in the batch, on the grid of the features, is left alone.
             prototype_min_pixels: i64 = 10, at_least(1), "pixels";
-            /// Map of the encoder that prototypes live on, from shallow to deep; -1: the deepest.
-            prototype_layer: i64 = -1, ANY;
+            /// Map that prototypes live on: of the encoder, from shallow to deep (-1: the deepest), or "head": what the main
+            /// head classifies, as in ProDA.
+            prototype_layer: PrototypeLayer = PrototypeLayer::Encoder(-1), ANY;
             /// Factor of the cross entropy on a strong view of the unmixed target: 1 in ProDA. 0 leaves it out.
             target_weight: f64 = 0.0, FACTOR;
             /// Factor of cross entropy in it: 0.1 in stage 1 of ProDA, where labels are wrong; 1 in its stages 2 and 3.
@@ -274,6 +277,8 @@ mod tests {
             ("threshold", Value::Float(f64::NAN), "threshold: expected a number in [0, 1], got nan"),
             ("alpha", text("high"), "alpha: expected a number in [0, 1], got 'high'"),
             ("alpha", Value::Bool(true), "alpha: expected a number in [0, 1], got True"),
+            ("prototype_layer", text("neck"), "prototype_layer: expected a whole number or \"head\", got 'neck'"),
+            ("prototype_layer", Value::Bool(true), "prototype_layer: expected a whole number or \"head\", got True"),
             ("num_classes", Value::Int(1), "num_classes: expected a whole number of at least 2, got 1"),
             ("num_classes", Value::Float(3.0), "num_classes: expected a whole number of at least 2, got 3.0"),
             ("num_classes", Value::None, "num_classes: expected a whole number of at least 2, got None"),

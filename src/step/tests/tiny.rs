@@ -151,6 +151,16 @@ impl Networks for Tiny {
         self.calls.push("teacher");
         Ok(no_grad(|| self.teacher.classifier.forward(&self.teacher.features(image)[1])))
     }
+    fn student_classified(&mut self, image: &Tensor) -> Result<(Output, Tensor)> {
+        let output = self.student(image)?;
+        let map = output.features[1].shallow_clone();
+        Ok((output, map))
+    }
+    fn teacher_classified(&mut self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+        self.calls.push("teacher");
+        let map = no_grad(|| self.teacher.features(image).remove(1));
+        Ok((no_grad(|| self.teacher.classifier.forward(&map)), map))
+    }
     fn teacher_features(&mut self, image: &Tensor) -> Result<Vec<Tensor>> {
         self.calls.push("teacher_features");
         Ok(no_grad(|| self.teacher.features(image)))

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import tiny
 from pipa import PipaStep
 from pipa.losses import PixelContrastLoss
-from pipa.mmseg.models.segmentors.embedding import HEAD, HeadMapNetworks, build_heads, classified, embedding
+from pipa.mmseg.models.segmentors.embedding import HeadMapNetworks, build_heads, embedding
+from pipa.mmseg.models.segmentors.head_map import HEAD, classifying
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks
 from small_nets import OFF
 
@@ -149,12 +150,13 @@ def test_a_map_is_taken_before_the_dropout() -> None:
     assert model.decode_head.dropout.p == 0.3
     dropped: list[Tensor] = []
     model.decode_head.conv_seg.register_forward_pre_hook(lambda _m, inputs: dropped.append(inputs[0]))
-    with classified(model.decode_head) as seen:
+    with classifying(model.decode_head) as seen:
         model.decode_head(model.backbone(torch.randn(2, 3, *tiny.SIZE)))
+        read = seen()
     assert (dropped[0].flatten(2) == 0).all(2).any()  # whole channels are gone
     kept = dropped[0] != 0
-    torch.testing.assert_close(seen[0][kept] / 0.7, dropped[0][kept])
-    assert not (seen[0].flatten(2) == 0).all(2).any()
+    torch.testing.assert_close(read[kept] / 0.7, dropped[0][kept])
+    assert not (read.flatten(2) == 0).all(2).any()
     assert not model.decode_head.dropout._forward_hooks
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 import pipa.mmseg  # noqa: F401  (registers)
 from mmseg_families import CLASSES, FAMILIES, SIDE, small
 from pipa import PipaStep
-from pipa.mmseg.models.segmentors.embedding import HeadMapNetworks, check_head_map
+from pipa.mmseg.models.segmentors.embedding import HeadMapNetworks
+from pipa.mmseg.models.segmentors.head_map import check_head_map
 from pipa.mmseg.models.segmentors.step_adapter import main_head
 from small_nets import SMALL_STEP
 
@@ -102,11 +103,12 @@ OTHER_CLASSIFIER = {"knet": "IterativeDecodeHead", "segmenter": "SegmenterMaskTr
 def test_the_embedding_can_be_made_of_what_the_head_classifies(name: str) -> None:
     """``projection_layers="head"``: the last convolution makes the model's own logits of the map, or it is refused."""
     model = family(name).eval()
+    arguments: Any = (model, main_head(model), False, "projection_layers")
     if name in OTHER_CLASSIFIER:
         with pytest.raises(ValueError, match=f"classifies by conv_seg, got {OTHER_CLASSIFIER[name]}"):
-            check_head_map(model, compiled=False)
+            check_head_map(*arguments)
         return
-    check_head_map(model, compiled=False)
+    check_head_map(*arguments)
     networks, image = HeadMapNetworks(model, model, None, None, None), torch.randn(2, 3, SIDE, SIDE)
     with torch.no_grad():
         logits = networks.logits(model, image)

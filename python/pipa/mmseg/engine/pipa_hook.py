@@ -47,7 +47,8 @@ from pipa.mmseg.engine.start_checks import (
 from pipa.mmseg.engine.target_loader import build_target_loader, check_loaders
 from pipa.mmseg.evaluation.teacher import evaluate
 from pipa.mmseg.mmengine_compat import InfiniteIterator, accumulative_counts, is_resuming, is_training, start_file
-from pipa.mmseg.models.segmentors.embedding import HEAD, build_heads, check_head_map, embedding
+from pipa.mmseg.models.segmentors.embedding import build_heads, embedding
+from pipa.mmseg.models.segmentors.head_map import HEAD, check_head_map
 from pipa.mmseg.models.segmentors.step_adapter import core_model, main_head
 from pipa.mmseg.models.sliding import TorchDraws
 from pipa.settings import HOOK_DEFAULTS, HookSettings, default_settings, native_step
@@ -158,8 +159,7 @@ class PipaHook(Hook):
         for finding in [*found, *check_pairing(runner.cfg.to_dict())]:
             runner.logger.warning(f"{finding.where}: {finding.found}; {finding.fix}")
         self.tuning.check(runner)
-        if self.dims["projection_layers"] == HEAD:
-            check_head_map(core, bool(self.tuning.compile))
+        self.check_head_maps(core)
         native = {**default_settings(), **self.settings(core)}
         native_step(self.settings(core), 0)
         wants = wanted_heads(native)
@@ -172,6 +172,12 @@ class PipaHook(Hook):
             runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
             if runner.cfg.get("param_scheduler") is not None:
                 runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
+
+    def check_head_maps(self, core: Any) -> None:
+        """Refuse "head" where the segmentor does not show the map that its head classifies."""
+        for name, layer in {**self.dims, **self.options}.items():
+            if name in ("projection_layers", "prototype_layer") and layer == HEAD:
+                check_head_map(core, main_head(core), bool(self.tuning.compile), name)
 
     def findings(self, runner: Runner, core: Any) -> list[Finding]:
         """What is wrong with the config, for a training or for `pipa doctor`."""

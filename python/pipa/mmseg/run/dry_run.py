@@ -35,7 +35,7 @@ from pipa.mmseg.engine.start_checks import (
 )
 from pipa.mmseg.engine.valid_mask import valid_mask
 from pipa.mmseg.mmengine_compat import build_runner
-from pipa.mmseg.models.segmentors.embedding import HEAD, check_head_map, embedding
+from pipa.mmseg.models.segmentors.embedding import embedding
 from pipa.settings import HOOK_DEFAULTS, default_settings
 from pipa.step import PipaStep
 from pipa.step_checks import check_call
@@ -118,8 +118,7 @@ class _First(Hook):
             with self._finding(hook_places(runner.cfg)[0], runner.cfg):
                 hook.use(runner.cfg)
                 adapter, dims = embedding(hook.dims)
-                if hook.dims["projection_layers"] == HEAD:
-                    check_head_map(model, bool(hook.tuning.compile))
+                hook.check_head_maps(model)
                 step = PipaStep(model, adapter=adapter, seed=0, **sound(hook.settings(model)), **dims)
                 images = [self.batches[name]["inputs"] for name in ("train_dataloader", "target_dataloader")]
                 self.step_checked = True

@@ -5,18 +5,15 @@ Shape suffixes: B batch, D channels, h w size of a map, H W size of the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from pipa.mmseg.models.segmentors.head_map import HEAD, classifying
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, decode, encode, main_head
 from pipa.networks import Outputs, OwnOutputs
 from pipa.networks.trial import projection_heads, trial
-
-HEAD = "head"
-SETTING = f"projection_layers: {HEAD!r}"
 
 
 def embedding(dims: dict[str, Any]) -> tuple[type[SegmentorNetworks], dict[str, Any]]:
@@ -55,66 +52,15 @@ class HeadMapNetworks(SegmentorNetworks):
     """
 
     def outputs(self, module: nn.Module, image: Tensor) -> Outputs:
-        with classified(main_head(module)) as seen:
+        with classifying(main_head(module)) as seen:
             out = super().outputs(module, image)
-        detail = ([last_map(seen, module)], None)
+            detail = ([seen()], None)
         if isinstance(out, OwnOutputs):
             return OwnOutputs(out.heads, out.features, detail, own_loss=out.own_loss)
         return out._replace(detail=detail)
 
     def embedded(self, module: nn.Module, image: Tensor) -> Sequence[Tensor]:
         maps = encode(module, image, self.finest_stride)
-        with classified(main_head(module)) as seen:
+        with classifying(main_head(module)) as seen:
             decode(module, maps.head, auxiliary=False)
-        return [last_map(seen, module), *maps.backbone]
-
-
-def check_head_map(model: Any, compiled: bool) -> None:
-    """Refuse what the setting cannot be honoured with.
-
-    Raises:
-        ValueError: the segmentor has passes or the decode head a classifier of its own, or they run compiled.
-    """
-    name = type(model).__name__
-    if hasattr(model, "segmentor_outputs"):
-        raise ValueError(f"{SETTING} expects a plain EncoderDecoder, got {name}, which fuses scales in its head")
-    if compiled:
-        raise ValueError(f"{SETTING} expects compile=False, because a compiled head does not show its inner maps")
-    if not isinstance(getattr(main_head(model), "conv_seg", None), nn.Module):
-        head = type(main_head(model)).__name__
-        raise ValueError(f"{SETTING} expects a decode head that classifies by conv_seg, got {head}, which has none")
-
-
-@contextmanager
-def classified(head: Any) -> Iterator[list[Tensor]]:
-    """Collects the inputs of ``head.conv_seg``, before the dropout that may precede it, while the head runs."""
-    seen: list[Tensor] = []
-    dropped: dict[str, Tensor] = {}
-
-    def before_dropout(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        dropped.update(before=inputs[0], after=output)
-
-    def before_classifier(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(dropped["before"] if dropped.get("after") is inputs[0] else inputs[0])
-
-    handles = [head.conv_seg.register_forward_pre_hook(before_classifier)]
-    if isinstance(getattr(head, "dropout", None), nn.Module):
-        handles.append(head.dropout.register_forward_hook(before_dropout))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def last_map(seen: list[Tensor], model: Any) -> Tensor:
-    """The map (B, D, h, w) that the main head classified last.
-
-    Raises:
-        TypeError: there is none: the head has a conv_seg and does not use it so.
-    """
-    if not seen or seen[-1].dim() != 4:
-        got = f"one of size {tuple(seen[-1].shape)}" if seen else "none"
-        head = type(main_head(model)).__name__
-        raise TypeError(f"{SETTING} expects a map (B, D, h, w) to pass conv_seg of {head}, got {got}")
-    return seen[-1]
+            return [seen(), *maps.backbone]

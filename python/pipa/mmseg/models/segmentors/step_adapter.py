@@ -5,7 +5,8 @@ Shape suffixes: B batch, C classes, D channels, H W size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from mmengine.runner import Runner
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
+from pipa.mmseg.models.segmentors.head_map import check_head_map, classifying
 from pipa.mmseg.models.segmentors.own_losses import (
     Part,
     check_head,
@@ -66,6 +68,11 @@ class SegmentorNetworks(Networks):
 
     def logits(self, module: nn.Module, image: Tensor) -> Tensor:
         return teacher_logits(module, image)
+
+    def classified(self, module: Any) -> AbstractContextManager[Callable[[], Tensor]]:
+        head = main_head(module)
+        check_head_map(module, head, compiled=False, setting="prototype_layer")
+        return classifying(head)
 
 
 def core_model(runner: Runner) -> Any:
