@@ -72,9 +72,31 @@ def test_a_method_comes_with_what_it_starts_from(tmp_path: Path) -> None:
     assert "start" not in part.runs[0].recorded()  # results of before there were starts stay what they are
 
 
+def test_a_study_takes_over_what_another_says(tmp_path: Path) -> None:
+    """Setting by setting, from a shipped one or a file; the config of another folder is found there."""
+    (tmp_path / "away").mkdir()
+    common = {"train_cfg.val_interval": 5, "pipa.alpha": 0.9}
+    other = {**GOOD, "config": "own.py", "settings": common, "seeds": [4], "test": True, "iterations": 10}
+    write(tmp_path / "away", other)
+    own = dict(like="away/mine.yaml", settings={"pipa.alpha": 0.5}, iterations=20, methods=dict(c={}))
+    study = read_study(write(tmp_path, own))
+    assert (study.methods, study.seeds, study.baseline, study.test, study.evaluations) == (("c",), [0], "c", True, 1)
+    run = study.runs[0]
+    assert run.settings == {"train_cfg.val_interval": 5, "pipa.alpha": 0.5}
+    assert (Path(run.config), run.iterations) == ((tmp_path / "away" / "own.py").resolve(), 20)
+    terms = find("toy_terms")
+    like = read_study(write(tmp_path, dict(like="toy_terms", methods={"x": {}})))
+    assert (like.data, like.evaluations) == (terms.data, terms.evaluations)
+    assert like.runs[0].recorded() == next(run for run in terms.runs if run.method == "PiPa").recorded()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (dict(like="mine.yaml"), "like: expected a study that is not like this one, got 'mine.yaml'"),
+        (dict(like="toy_trems"), "like: no study named 'toy_trems'; did you mean toy_terms"),
+        (dict(like=["toy_terms"]), "like: expected the name or file of a study, got ['toy_terms']"),
+        (dict(like="toy_terms", settings=3), "settings: expected a mapping, got 3"),
         (dict(sore=dict(evaluations=1)), "unknown key 'sore'; did you mean 'score'?"),
         (dict(score=dict(evaluations=0)), "score.evaluations: expected a whole number of 1 or more, got 0"),
         (dict(score={}), "score.evaluations: expected a whole number of 1 or more, got None"),

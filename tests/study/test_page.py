@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("mmseg")
 
 from pipa.commands import cli
-from pipa.study.page import MARKER, fill
+from pipa.study.page import MARKER, fill, shows
 from pipa.study.results import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +38,12 @@ def test_every_file_is_shown_and_whole() -> None:
             assert run["mIoU"] == pytest.approx(sum(last) / len(last), abs=1e-3)
             assert run["settings"]
             assert run["versions"]
+
+
+def test_every_plot_is_shown() -> None:
+    """What no page shows is not kept."""
+    text = "".join(page.read_text() for page in PAGES)
+    assert [path.name for path in STUDIES.glob("*.svg") if not shows(text, path.name)] == []
 
 
 def test_a_changed_number_changes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

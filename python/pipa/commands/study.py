@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tables",
         nargs="+",
         metavar="PAGE",
-        help="put the numbers of the JSON files into these Markdown pages and draw their plots; trains nothing",
+        help="put the numbers of the JSON files into these Markdown pages and draw the plots they show; trains nothing",
     )
     parser.add_argument(
         "--studies", default="docs/studies", help="--tables: folder of NAME.json or NAME/results.json (docs/studies)"
@@ -84,7 +84,7 @@ def show(results: Path, out: Path) -> None:
 
     from pipa.files.atomic import write_text
     from pipa.study.inside import inside
-    from pipa.study.plots import curves, forest, label_curves
+    from pipa.study.plots import PLOTS
     from pipa.study.results import read_results
     from pipa.study.tables import markdown
 
@@ -94,23 +94,22 @@ def show(results: Path, out: Path) -> None:
         page += f"\n## Inside\n\n{looks}\n"
     Console(soft_wrap=True).print(page, markup=False, highlight=False)
     write_text(out / "tables.md", page)
-    forest(content, out / "forest.svg")
-    curves(content, out / "curves.svg")
-    label_curves(content, out / "pseudo_labels.svg")
+    for name, plot in PLOTS.items():
+        plot(content, out / f"{name}.svg")
 
 
 def renew(page: Path, folder: Path) -> None:
-    """Numbers of a page, and the plots of its studies beside their JSON files."""
+    """Numbers of a page, and those plots of its studies that it shows, beside their JSON files."""
     from pipa.files.atomic import write_text
-    from pipa.study.page import file_of, fill, studies_of
-    from pipa.study.plots import curves, forest, label_curves
+    from pipa.study.page import file_of, fill, shows, studies_of
+    from pipa.study.plots import PLOTS
     from pipa.study.results import read_results
 
     text = page.read_text(encoding="utf-8")
     filled = fill(text, folder)
     for name in studies_of(text):
         content = read_results(file_of(name, folder))
-        forest(content, folder / f"{name}_forest.svg")
-        curves(content, folder / f"{name}_curves.svg")
-        label_curves(content, folder / f"{name}_pseudo_labels.svg")
+        for kind, plot in PLOTS.items():
+            if shows(text, f"{name}_{kind}.svg"):
+                plot(content, folder / f"{name}_{kind}.svg")
     write_text(page, filled)

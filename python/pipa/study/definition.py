@@ -14,6 +14,9 @@
       longer: {iterations: 2000}         # a length of its own
     grid: {pipa.patch_temperature: [0.05, 0.1, 0.2]}      # further methods, one for each combination
 
+``like: toy_terms`` (a shipped study, or a file beside this one) takes over config, data, score, test, iterations and
+settings of that study; what this file says itself wins, setting by setting.
+
 A setting is a dotted path into the config, as for ``--cfg-options``; ``pipa.NAME`` is a setting of the iteration,
 wherever the config gives it. ``test: true`` looks at the config's test data at the end of each run, never before.
 ``iterations: N`` shortens or lengthens every training with its schedules and warm-ups.
@@ -21,7 +24,6 @@ wherever the config gives it. ``test: true`` looks at the config's test data at 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -29,10 +31,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipa.files.plain import SUFFIXES, read_plain
+from pipa.study.content import SHIPPED, check, content_of, known, natural, place_of
 
-SHIPPED = Path(__file__).resolve().parent / "definitions"
-KEYS = ("title", "config", "data", "seeds", "baseline", "score", "settings", "methods", "grid", "iterations", "test")
 METHOD_KEYS = ("config", "adapt", "settings", "iterations", "start")
 
 
@@ -120,22 +120,12 @@ def shipped() -> list[tuple[str, str]]:
 
 def find(study: str | Path) -> Study:
     """A study by its file, or by the name of a shipped one."""
-    path = Path(study)
-    if path.suffix in SUFFIXES or len(path.parts) > 1:
-        return read_study(path)
-    names = [p.stem for p in SHIPPED.glob("*.yaml")]
-    if path.name not in names:
-        near = difflib.get_close_matches(path.name, names, n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"no study named {str(study)!r}{hint} (`pipa study --list` shows the shipped ones)")
-    return read_study(SHIPPED / f"{path.name}.yaml")
+    return read_study(place_of(study))
 
 
 def read_study(path: Path) -> Study:
     """A study from its YAML or JSON file. A ValueError names the file, the key, what was expected and what came."""
-    content = read_plain(path)
-    check(isinstance(content, Mapping), path, "a mapping of " + ", ".join(KEYS), content)
-    known(content, KEYS, path)
+    content: Any = content_of(path)
     config = content.get("config")
     methods = content.get("methods") or {}
     grid = content.get("grid") or {}
@@ -211,20 +201,3 @@ def named(point: Mapping[str, Any]) -> str:
 def shown(value: Any) -> str:
     """A value as a name shows it: a size is 64x64."""
     return "x".join(map(str, value)) if isinstance(value, list) else f"{value}"
-
-
-def natural(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def check(holds: bool, place: object, expected: str, came: Any) -> None:
-    if not holds:
-        raise ValueError(f"{place}: expected {expected}, got {came!r}")
-
-
-def known(given: Mapping[str, Any], keys: Sequence[str], place: object) -> None:
-    for key in given:
-        if key not in keys:
-            near = difflib.get_close_matches(str(key), keys, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(keys)}"
-            raise ValueError(f"{place}: unknown key {key!r}; {hint}")

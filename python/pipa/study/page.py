@@ -60,3 +60,8 @@ def fill(text: str, folder: Path) -> str:
 def studies_of(text: str) -> list[str]:
     """Names of the studies that a page shows, in the order of their first place."""
     return list(dict.fromkeys(found[1] for found in MARKER.finditer(text)))
+
+
+def shows(text: str, plot: str) -> bool:
+    """Whether a page shows the picture ``plot``, a file name such as ``toy_terms_forest.svg``, of whatever folder."""
+    return re.search(rf"\]\((?:\S*/)?{re.escape(plot)}\)", text) is not None

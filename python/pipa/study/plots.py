@@ -122,3 +122,7 @@ def curves(results: Mapping[str, Any], path: Path) -> Path:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         return write_text(path, svg_of(figure))
+
+
+# The plots of a study, by the ends of their file names.
+PLOTS = {"forest": forest, "curves": curves, "pseudo_labels": label_curves}
