@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from pipa import PipaStep
-from small_nets import ALL_TERMS, CLASSES, small_batch
+from small_nets import ALL_TERMS, CLASSES, OFF, SmallNet, small_batch, small_step
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +117,19 @@ def test_a_reentrant_checkpoint_is_refused() -> None:
     step = PipaStep(net, features="encoder.0", imagenet=Net(), **ALL_TERMS)
     with pytest.raises(ValueError, match="use_reentrant=True"):
         step(*small_batch())
+
+
+def test_gradient_norms_of_a_compiled_network_name_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its backward pass reuses the memory of what it has read, unless it is told not to."""
+    for reuses in (True, False):
+        monkeypatch.setattr("torch._functorch.config.donated_buffer", reuses)
+        torch._dynamo.reset()
+        _, step = small_step(torch.compile(SmallNet().train(), backend="aot_eager"), **{**OFF, "mix_weight": 1})
+        if reuses:
+            with pytest.raises(ValueError, match=r"log_gradients: .*config.donated_buffer = False"):
+                step(*small_batch(), log_gradients=True)
+        else:
+            assert float(step(*small_batch(), log_gradients=True)["grad_norm_source"]) > 0
 
 
 def test_lazy_layers_are_refused_before_they_have_seen_an_image() -> None:

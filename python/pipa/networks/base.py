@@ -290,9 +290,20 @@ class Networks:
         :attr:`encoder_weights` are known.
 
         Changes no ``.grad`` and keeps the graph.
+
+        Raises:
+            ValueError: the student is compiled so that it has one backward pass only.
         """
         parameters = [p for p in self._student_parameters() if p.requires_grad]
-        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        try:
+            grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "donated buffers" not in str(error):
+                raise
+            raise ValueError(
+                "log_gradients: expected a student that keeps its graph for a second backward pass, got a compiled one "
+                "that reuses its memory; set torch._functorch.config.donated_buffer = False before its first pass"
+            ) from error
         encoder = {id(p) for p in self.encoder_weights}
         norms, inside = [loss.new_zeros((), dtype=torch.float32)], [loss.new_zeros((), dtype=torch.float32)]
         for parameter, grad in zip(parameters, grads, strict=True):

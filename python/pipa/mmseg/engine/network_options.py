@@ -14,6 +14,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+import torch._functorch.config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
