@@ -13,12 +13,10 @@ from pipa import functional
 from pipa.group import Group
 from pipa.networks.base import Networks
 from pipa.networks.plain import PlainNetworks
-from pipa.networks.trial import REFUSALS, Trial, blank, evaluating, sizes, trial, unchanged_draws
+from pipa.networks.trial import REFUSALS, Trial, blank, evaluating, sizes, unchanged_draws
 
 # Images hold 0..255; what lies this far out was not normalised with the mean and std given.
 FAR = 2550
-# Prototypes on a coarser map than this mix classes: ProDA's map has stride 8.
-COARSE = 16
 # So many pairs of crops are drawn to see whether there are any, for every way in which they may be mirrored.
 TRIES = 32
 
@@ -122,8 +120,13 @@ def check_call(step: Step, source: Tensor, target: Tensor, look: bool) -> None:
     _check_pixels(step, settings, shape)
     if settings["patch_weight"] > 0:
         _check_patches(step, settings, height, width)
-    if settings["prototype_labels"] and not step._checked:
-        _check_prototypes(step, settings, height, width)
+    if settings["prototype_labels"] and settings["label_network"] == "teacher" and not step._checked:
+        warnings.warn(
+            "prototype_labels with label_network='teacher': the teacher learns what the prototypes corrected and is "
+            "corrected again, and labels have drifted so in long trainings (docs/results.md); ProDA corrects a fixed "
+            "network that is trained already: label_network='initial'",
+            stacklevel=4,
+        )
     if source.is_floating_point() and (look or source.device.type == "cpu"):
         _check_range(settings, source)
     elif source.device.type != "cpu":
@@ -186,24 +189,6 @@ def _check_patches(step: Step, settings: dict[str, Any], height: int, width: int
                 f"patch_size {list(size)}, patch_align {align}: {error}; multiples of patch_align, such as {fit}, have "
                 "more places"
             ) from error
-
-
-def _check_prototypes(step: Step, settings: dict[str, Any], height: int, width: int) -> None:
-    layer = settings["prototype_layer"]
-    if layer == "head":
-        return
-    try:
-        strides = (step._trial or trial(step.networks, step.networks._student)).strides
-    except ValueError:
-        return  # a network that takes no small image: nothing is known of its maps
-    stride = strides[layer] if -len(strides) <= layer < len(strides) else None
-    if stride is not None and stride > COARSE:
-        warnings.warn(
-            f"prototype_labels: map {layer} of the encoder has stride {stride}, {-(-height // stride)} x "
-            f"{-(-width // stride)} positions of an image, and labels have collapsed on such a map (docs/results.md); "
-            "set prototype_layer to a finer one, or to 'head' in PipaHook, and see prototype_momentum",
-            stacklevel=5,
-        )
 
 
 def _check_range(settings: dict[str, Any], source: Tensor) -> None:

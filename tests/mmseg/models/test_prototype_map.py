@@ -159,12 +159,12 @@ def test_refused(tmp_path: Path) -> None:
         step(*small_batch())
 
 
-def test_a_coarse_map_warns() -> None:
-    """The encoder's deepest map of stride 32: nothing else tells that labels may collapse on it."""
+def test_labels_that_feed_on_themselves_warn() -> None:
+    """The moving teacher learns corrected labels and is corrected again; a fixed network does not."""
     student = model()
-    with pytest.warns(UserWarning, match=r"map -1 of the encoder has stride 32, 2 x 2 positions of an image"):
+    with pytest.warns(UserWarning, match="prototype_labels with label_network='teacher': .* label_network='initial'"):
         step_of(student, **LABELS)(*batch())
-    for layer in ("head", 0, 2):
+    for fixed in (dict(label_network="initial"), dict(prototype_labels=False, structure_weight=1.0)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            step_of(copy.deepcopy(student), prototype_layer=layer, **LABELS)(*batch())
+            step_of(copy.deepcopy(student), **{**LABELS, **fixed})(*batch())

@@ -1,6 +1,7 @@
-"""PiPa with pseudo-labels that class prototypes correct, for confusions that a teacher confirms (pavement and road).
+"""PiPa with pseudo-labels that class prototypes correct, meant for confusions that a teacher confirms (road, pavement).
 
-The combination is ours: no paper has a figure of it.
+The combination is ours: no paper has a figure of it. The teacher learns what was corrected and is corrected again, and
+on IDDA -> IDD-Lite its labels drifted (docs/results.md).
 """
 # title: PiPa with prototype-weighted pseudo-labels
 # over: pipa
