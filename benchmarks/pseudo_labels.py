@@ -1,25 +1,68 @@
 """Quality of a checkpoint's pseudo-labels per class, measured on the labelled validation images of a config.
 
     python benchmarks/pseudo_labels.py CONFIG CHECKPOINT [--data-root FOLDER] [--teacher] [--training-mode]
+                                       [--prototypes]
 
 Per class: its share of the labelled pixels and of the predictions, IoU, precision and recall, the part of its
-predictions that are confident, the precision of those, and what its wrong predictions really are. Only for looking at
-a training: the iteration itself never sees target labels.
+predictions that are confident, the precision of those, and what its wrong predictions really are; with --prototypes
+the same of the nearest prototype, and how often it is the network's class. Only for looking at a training: the
+iteration itself never sees target labels.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmseg.registry import MODELS
+from mmseg.registry import HOOKS, MODELS
+from torch import Tensor
 
 from pipa import functional
-from pipa.mmseg.models.segmentors.step_adapter import teacher_logits
+from pipa.first_prototypes import map_and_logits
+from pipa.mmseg.engine.start_checks import pipa_hooks
+from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, teacher_logits
 from pipa.mmseg.run.train import load_config, load_weights
 from pipa.networks import quiet_train
+from pipa.settings import default_settings
+
+
+class NearestPrototype:
+    """What a checkpoint's prototypes say, and how often the network says the same."""
+
+    def __init__(self, config: Any, model: Any, checkpoint: str) -> None:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["pipa"]["step"].get("prototypes")
+        if saved is None:
+            raise SystemExit(f"{checkpoint}: expected prototypes, there are none")
+        self.proto, updates = saved
+        self.seen = updates > 0
+        hook = HOOKS.build(next(iter(pipa_hooks(config).values())))
+        hook.use(config)
+        self.settings = {**default_settings(), **hook.settings(model)}
+        self.model, self.networks = model, SegmentorNetworks(model, model, None, None, None)
+        self.counts = torch.zeros(len(self.proto), len(self.proto), dtype=torch.int64)
+        self.same, self.largest, self.pixels = 0, 0.0, 0
+
+    def look(self, image: Tensor, label: Tensor, prediction: Tensor) -> None:
+        feat, _ = map_and_logits(self.networks, self.model, image, self.settings["prototype_layer"])
+        tau = self.settings["prototype_temperature"]
+        weight = functional.prototype_weights(feat, self.proto, temperature=tau, seen_k=self.seen)
+        # Between grid points as the iteration does: logarithms, interpolated.
+        opinion = weight.clamp_min(1e-37).log()
+        opinion = torch.nn.functional.interpolate(opinion, label.shape[1:], mode="bilinear", align_corners=False)
+        nearest, labelled = opinion.argmax(1), label < len(self.proto)
+        self.counts += functional.confusion_matrix(nearest, label, len(self.proto))
+        self.same += int((nearest == prediction)[labelled].sum())
+        self.largest += float(opinion.softmax(1).amax(1)[labelled].sum())
+        self.pixels += int(labelled.sum())
+
+    def report(self, names: tuple[str, ...]) -> None:
+        print("\nnearest prototype (no pixel counts as unsure)")
+        report(names, self.counts.double(), self.counts.double())
+        same, largest = 100 * self.same / self.pixels, self.largest / self.pixels
+        print(f"the network's class: {same:.1f} %; mean of a pixel's largest weight: {largest:.2f}")
 
 
 @torch.no_grad()
@@ -31,6 +74,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--teacher", action="store_true", help="the teacher of a PiPa checkpoint")
     parser.add_argument("--training-mode", action="store_true", help="batch statistics, as the iteration's teacher")
+    parser.add_argument("--prototypes", action="store_true", help="what the checkpoint's prototypes say, too")
     args = parser.parse_args()
     config = load_config(args.config, [f"data_root={args.data_root}"] if args.data_root else [])
     init_default_scope("mmseg")
@@ -44,6 +88,7 @@ def main() -> None:
     loader.update(num_workers=0, persistent_workers=False)
     loader = Runner.build_dataloader(loader)
     names = loader.dataset.metainfo["classes"]
+    prototypes = NearestPrototype(config, model, args.checkpoint) if args.prototypes else None
     all_pixels, confident = (torch.zeros(len(names), len(names), dtype=torch.int64) for _ in range(2))
     for batch in loader:
         data = model.data_preprocessor(batch, False)
@@ -54,7 +99,11 @@ def main() -> None:
         all_pixels += functional.confusion_matrix(prediction, label, len(names))
         unsure = torch.where(top >= args.threshold, label, torch.full_like(label, 255))
         confident += functional.confusion_matrix(prediction, unsure, len(names))
+        if prototypes is not None:
+            prototypes.look(data["inputs"], label, prediction)
     report(names, all_pixels.double(), confident.double())
+    if prototypes is not None:
+        prototypes.report(names)
 
 
 def report(names: tuple[str, ...], counts: torch.Tensor, confident: torch.Tensor) -> None:

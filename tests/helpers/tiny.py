@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
+from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -75,6 +77,23 @@ def model(kind: str) -> dict[str, Any]:
         return dict(type="EncoderDecoder", decode_head=head, **parts)
     head = dict(type="HRDAHead", **HEAD, attention_embed_dim=6)
     return dict(type="HRDAEncoderDecoder", decode_head=head, hr_crop_size=(32, 32), **parts)
+
+
+def daformer(noise: bool = True) -> Any:
+    """DAFormer in training mode, of seed 0; without noise its passes draw nothing."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    register_all_modules(init_default_scope=True)
+    cfg = model("daformer")
+    if not noise:
+        cfg["backbone"]["drop_path_rate"] = cfg["decode_head"]["dropout_ratio"] = 0.0
+    return MODELS.build(ConfigDict(cfg)).train()
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Source images, their labels in blocks of 8 pixels, target images."""
+    source, target = torch.randn(2, 2, 3, *SIZE)
+    return source, torch.randint(0, CLASSES, (2, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2), target
 
 
 def loader(root: Path, stream: int, workers: int, batch: int = 2) -> dict[str, Any]:

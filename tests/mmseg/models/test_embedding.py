@@ -11,9 +11,6 @@ import torch
 
 pytest.importorskip("mmseg")
 
-from mmengine.config import ConfigDict
-from mmseg.registry import MODELS
-from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
 import tiny
@@ -29,18 +26,7 @@ DIMS: dict[str, Any] = dict(pixel_dim=8, patch_dim=6, projection_hidden=8, proje
 
 @pytest.fixture
 def model() -> Any:
-    """DAFormer whose passes draw nothing, in training mode."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    register_all_modules(init_default_scope=True)
-    config = tiny.model("daformer")
-    config["backbone"]["drop_path_rate"] = config["decode_head"]["dropout_ratio"] = 0.0
-    return MODELS.build(ConfigDict(config)).train()
-
-
-def batch() -> tuple[Tensor, Tensor, Tensor]:
-    source, target = torch.randn(2, 2, 3, *tiny.SIZE)
-    return source, torch.randint(0, tiny.CLASSES, (2, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2), target
+    return tiny.daformer(noise=False)
 
 
 def step_with(model: nn.Module, layers: Any, heads: nn.ModuleDict, **terms: Any) -> PipaStep:
@@ -52,7 +38,7 @@ def test_the_pixel_term_is_that_of_the_classified_map(model: Any) -> None:
     """Equal to the loss module on the input of conv_seg, predictions of the main head included."""
     heads = build_heads(model, {"pixel": True, "patch": False}, DIMS)
     assert heads["pixel_head"].in_channels == model.decode_head.conv_seg.in_channels == 12
-    source, label, target = batch()
+    source, label, target = tiny.batch()
     twin, head = copy.deepcopy(model), copy.deepcopy(heads["pixel_head"])
     seen: list[Tensor] = []
     twin.decode_head.conv_seg.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
@@ -73,7 +59,7 @@ def test_the_pixel_term_is_that_of_the_classified_map(model: Any) -> None:
 def test_mistakes_of_the_main_head_choose_half_of_the_sample(model: Any) -> None:
     """As without the setting: the sample knows wrongly predicted pixels, and another prediction gives another one."""
     heads = build_heads(model, {"pixel": True, "patch": False}, DIMS)
-    source, label, target = batch()
+    source, label, target = tiny.batch()
     values = []
     for sign in (1.0, -1.0):  # the least likely class is predicted instead
         one = copy.deepcopy(model)
@@ -97,7 +83,7 @@ def test_terms_reach_the_decode_head(model: Any, term: str) -> None:
         one = copy.deepcopy(model)
         dims = {**DIMS, "projection_layers": layers}
         heads = build_heads(one, {"pixel": term != "patch", "patch": term == "patch"}, dims)
-        log = step_with(one, layers, heads, **terms)(*batch(), log_gradients=True)
+        log = step_with(one, layers, heads, **terms)(*tiny.batch(), log_gradients=True)
         whole, encoder = float(log[f"grad_norm_{term}"]), float(log[f"encoder_grad_norm_{term}"])
         assert encoder > 0
         outside.append(whole**2 - encoder**2 > 1e-3 * whole**2)
@@ -106,7 +92,7 @@ def test_terms_reach_the_decode_head(model: Any, term: str) -> None:
 
 def test_other_terms_see_what_they_saw(model: Any) -> None:
     """Feature distance, prototype losses and supervised terms have the values that they have without the setting."""
-    source, label, target = batch()
+    source, label, target = tiny.batch()
     terms = dict(
         pixel_weight=0.1,
         feature_distance_weight=0.1,
@@ -145,8 +131,7 @@ def test_other_terms_see_what_they_saw(model: Any) -> None:
 
 
 def test_a_map_is_taken_before_the_dropout() -> None:
-    register_all_modules(init_default_scope=True)
-    model = MODELS.build(ConfigDict(tiny.model("daformer"))).train()
+    model = tiny.daformer()
     assert model.decode_head.dropout.p == 0.3
     dropped: list[Tensor] = []
     model.decode_head.conv_seg.register_forward_pre_hook(lambda _m, inputs: dropped.append(inputs[0]))

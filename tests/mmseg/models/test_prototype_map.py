@@ -12,9 +12,6 @@ import torch
 
 pytest.importorskip("mmseg")
 
-from mmengine.config import ConfigDict
-from mmseg.registry import MODELS
-from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
 import tiny
@@ -26,23 +23,6 @@ from small_nets import OFF, small_batch, small_step
 
 LABELS: dict[str, Any] = {**OFF, "prototype_labels": True, "mix_weight": 1.0, "prototype_min_pixels": 1}
 K = tiny.CLASSES
-
-
-def model(noise: bool = True) -> Any:
-    """DAFormer in training mode; without noise its passes draw nothing."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    register_all_modules(init_default_scope=True)
-    config = tiny.model("daformer")
-    if not noise:
-        config["backbone"]["drop_path_rate"] = config["decode_head"]["dropout_ratio"] = 0.0
-    return MODELS.build(ConfigDict(config)).train()
-
-
-def batch() -> tuple[Tensor, Tensor, Tensor]:
-    torch.manual_seed(1)
-    source, target = torch.randn(2, 2, 3, *tiny.SIZE)
-    return source, torch.randint(0, K, (2, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2), target
 
 
 def step_of(student: nn.Module, **settings: Any) -> PipaStep:
@@ -71,8 +51,8 @@ def label_on_map(logits: Tensor) -> Tensor:
 
 def test_labels_are_corrected_and_prototypes_moved_on_the_classified_map() -> None:
     """Against the equations on what the head's last convolution reads in the teacher."""
-    student = model()
-    source, label, target = batch()
+    student = tiny.daformer()
+    source, label, target = tiny.batch()
     feat, logits = read(student, target)
     assert feat.shape == (2, 12, 16, 16)
     proto = feat.permute(0, 2, 3, 1).reshape(-1, 12)[torch.randperm(512)[:K]]
@@ -90,11 +70,11 @@ def test_labels_are_corrected_and_prototypes_moved_on_the_classified_map() -> No
 
 def test_the_place_among_the_prototypes_is_that_of_the_classified_map() -> None:
     """Strong view of the student against the weak one of the teacher: another teacher makes them differ."""
-    student, other = model(noise=False), model(noise=False)
+    student, other = tiny.daformer(noise=False), tiny.daformer(noise=False)
     with torch.no_grad():
         for p in other.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    source, label, target = batch()
+    source, label, target = tiny.batch()
     proto = torch.randn(K, 12)
     terms = dict(structure_weight=1.0, jitter_probability=0.0, blur_probability=0.0)
     step = step_of(student, teacher=other, prototype_layer="head", alpha=1.0, **{**OFF, **terms})
@@ -115,7 +95,7 @@ def test_the_place_among_the_prototypes_is_that_of_the_classified_map() -> None:
 
 
 def test_first_prototypes_are_class_means_of_the_classified_map() -> None:
-    student = model()
+    student = tiny.daformer()
     step = step_of(student, prototype_layer="head", **LABELS)
     images = [torch.randn(2, 3, *tiny.SIZE) for _ in range(3)]
     step.start_prototypes(images)
@@ -161,10 +141,10 @@ def test_refused(tmp_path: Path) -> None:
 
 def test_labels_that_feed_on_themselves_warn() -> None:
     """The moving teacher learns corrected labels and is corrected again; a fixed network does not."""
-    student = model()
+    student = tiny.daformer()
     with pytest.warns(UserWarning, match="prototype_labels with label_network='teacher': .* label_network='initial'"):
-        step_of(student, **LABELS)(*batch())
+        step_of(student, **LABELS)(*tiny.batch())
     for fixed in (dict(label_network="initial"), dict(prototype_labels=False, structure_weight=1.0)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            step_of(copy.deepcopy(student), **{**LABELS, **fixed})(*batch())
+            step_of(copy.deepcopy(student), **{**LABELS, **fixed})(*tiny.batch())

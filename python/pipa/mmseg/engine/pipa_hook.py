@@ -175,8 +175,9 @@ class PipaHook(Hook):
 
     def check_head_maps(self, core: Any) -> None:
         """Refuse "head" where the segmentor does not show the map that its head classifies."""
-        for name, layer in {**self.dims, **self.options}.items():
-            if name in ("projection_layers", "prototype_layer") and layer == HEAD:
+        given = {**self.dims, **self.options}
+        for name in ("projection_layers", "prototype_layer"):
+            if given.get(name) == HEAD:
                 check_head_map(core, main_head(core), bool(self.tuning.compile), name)
 
     def findings(self, runner: Runner, core: Any) -> list[Finding]:
