@@ -1,8 +1,9 @@
-"""IDDA -> CamVid, small network: the same start and length without adaptation, the rival of PiPa.
+"""IDDA -> CamVid, small network: more source training from a checkpoint, the rival of adaptation from that checkpoint.
 
-pipa train idda_to_camvid_source_continued.py --cfg-options data_root=FOLDER load_from=SOURCE_ONLY_CHECKPOINT
+pipa train idda_to_camvid_source_continued --cfg-options data_root=FOLDER load_from=CHECKPOINT iterations=2000
 """
 
-_base_ = ["idda_to_camvid_pipa.py"]
+_base_ = ["_base_/idda_to_camvid.py"]
 
-custom_hooks = []
+# A trained network moves on at half of the rate it was trained with.
+optim_wrapper = dict(optimizer=dict(lr=1e-4))

@@ -85,7 +85,8 @@ def scalar(runner: Runner, name: str) -> float:
 def test_source_only_then_pipa(data: Path, tmp_path: Path) -> None:
     run(load_config(SOURCE_ONLY, [f"data_root={data}"]), tmp_path / "source")
     start = tmp_path / "source" / "iter_2.pth"
-    runner = run(load_config(PIPA, [f"data_root={data}", f"load_from={start}"]), tmp_path / "pipa")
+    options = [f"data_root={data}", f"load_from={start}", "pipa.patch_warmup=0"]
+    runner = run(load_config(PIPA, options), tmp_path / "pipa")
     for term in ("source", "pixel", "feature_distance", "mix", "patch"):
         assert np.isfinite(scalar(runner, f"train/loss_{term}")), term
     for name in ("mIoU", "IoU.Bike", "teacher/mIoU"):

@@ -128,6 +128,14 @@ optim_wrapper = dict(
         custom_keys={"decode_head": dict(lr_mult=10.0), "pipa_heads": dict(lr_mult=10.0)},
     ),
 )
+# The source alone gains little after the first thousands; pseudo-labels need the rest.
+iterations = 6000
+warmup_iters = min(100, iterations // 2)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=500)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=max(1, warmup_iters)),
+    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=warmup_iters, end=iterations),
+]
 randomness = dict(seed=0)
 env_cfg = dict(cudnn_benchmark=True)
 default_hooks = dict(

@@ -16,12 +16,3 @@ target_dataloader = dict(dataset=target)
 val_dataloader = dict(dataset=target)
 test_dataloader = dict(dataset=target)
 model = dict(decode_head=dict(num_classes=7))
-
-# The source alone stops to improve after 1000 iterations; pseudo-labels need the rest.
-iterations = 6000
-warmup_iters = min(100, iterations // 2)
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=500)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=max(1, warmup_iters)),
-    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=warmup_iters, end=iterations),
-]
