@@ -1,17 +1,20 @@
 """Quality of a checkpoint's pseudo-labels per class, measured on the labelled validation images of a config.
 
-    python benchmarks/pseudo_labels.py CONFIG CHECKPOINT [--data-root FOLDER] [--teacher] [--training-mode]
-                                       [--prototypes]
+    python benchmarks/pseudo_labels.py CONFIG CHECKPOINT [--data-root FOLDER] [--cfg-options KEY=VALUE ...] [--teacher]
+                                       [--training-mode] [--prototypes | --first-prototypes BATCHES]
+                                       [--temperatures TAU ...]
 
 Per class: its share of the labelled pixels and of the predictions, IoU, precision and recall, the part of its
-predictions that are confident, the precision of those, and what its wrong predictions really are; with --prototypes
-the same of the nearest prototype, and how often it is the network's class. Only for looking at a training: the
-iteration itself never sees target labels.
+predictions that are confident, the precision of those, and what its wrong predictions really are. With --prototypes
+(those of the checkpoint) or --first-prototypes (those a training would start with, from that many batches of the
+target) the same of the nearest prototype, how often it is the network's class, and the same of the labels that the
+prototypes correct. Only for looking at a training: the iteration itself never sees target labels.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import Any
 
 import torch
@@ -21,48 +24,73 @@ from mmseg.registry import HOOKS, MODELS
 from torch import Tensor
 
 from pipa import functional
-from pipa.first_prototypes import map_and_logits
+from pipa.first_prototypes import class_means, map_and_logits
 from pipa.mmseg.engine.start_checks import pipa_hooks
+from pipa.mmseg.engine.target_loader import build_target_loader
 from pipa.mmseg.models.segmentors.step_adapter import SegmentorNetworks, teacher_logits
 from pipa.mmseg.run.train import load_config, load_weights
 from pipa.networks import quiet_train
 from pipa.settings import default_settings
 
 
-class NearestPrototype:
-    """What a checkpoint's prototypes say, and how often the network says the same."""
+class Prototypes:
+    """What prototypes say, how often the network says the same, and the labels they correct."""
 
-    def __init__(self, config: Any, model: Any, checkpoint: str) -> None:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["pipa"]["step"].get("prototypes")
-        if saved is None:
-            raise SystemExit(f"{checkpoint}: expected prototypes, there are none")
-        self.proto, updates = saved
-        self.seen = updates > 0
+    def __init__(self, config: Any, model: Any, args: argparse.Namespace) -> None:
         hook = HOOKS.build(next(iter(pipa_hooks(config).values())))
         hook.use(config)
         self.settings = {**default_settings(), **hook.settings(model)}
         self.model, self.networks = model, SegmentorNetworks(model, model, None, None, None)
-        self.counts = torch.zeros(len(self.proto), len(self.proto), dtype=torch.int64)
-        self.same, self.largest, self.pixels = 0, 0.0, 0
+        if args.first_prototypes:
+            loader = {**config.target_dataloader, "num_workers": 0, "persistent_workers": False}
+            batches = build_target_loader(loader, 0, None)
+            images = (model.data_preprocessor(batch, False)["inputs"] for batch in batches)
+            first = itertools.islice(images, args.first_prototypes)
+            self.proto, updates = class_means(self.networks, model, first, self.settings)
+        else:
+            saved = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["pipa"]["step"].get("prototypes")
+            if saved is None:
+                raise SystemExit(f"{args.checkpoint}: expected prototypes, there are none")
+            self.proto, updates = saved
+        self.seen, classes = updates > 0, len(self.proto)
+        self.threshold = args.threshold
+        temperatures = args.temperatures or [self.settings["prototype_temperature"]]
+        self.nearest = torch.zeros(classes, classes, dtype=torch.int64)
+        self.same, self.pixels = 0, 0
+        self.largest = dict.fromkeys(temperatures, 0.0)
+        self.corrected = {tau: [torch.zeros_like(self.nearest) for _ in range(2)] for tau in temperatures}
 
-    def look(self, image: Tensor, label: Tensor, prediction: Tensor) -> None:
+    def look(self, image: Tensor, label: Tensor, probability: Tensor) -> None:
+        classes, labelled = len(self.proto), label < len(self.proto)
         feat, _ = map_and_logits(self.networks, self.model, image, self.settings["prototype_layer"])
-        tau = self.settings["prototype_temperature"]
-        weight = functional.prototype_weights(feat, self.proto, temperature=tau, seen_k=self.seen)
-        # Between grid points as the iteration does: logarithms, interpolated.
-        opinion = weight.clamp_min(1e-37).log()
-        opinion = torch.nn.functional.interpolate(opinion, label.shape[1:], mode="bilinear", align_corners=False)
-        nearest, labelled = opinion.argmax(1), label < len(self.proto)
-        self.counts += functional.confusion_matrix(nearest, label, len(self.proto))
-        self.same += int((nearest == prediction)[labelled].sum())
-        self.largest += float(opinion.softmax(1).amax(1)[labelled].sum())
+        for tau, counts in self.corrected.items():
+            weight = functional.prototype_weights(feat, self.proto, temperature=tau, seen_k=self.seen)
+            # Between grid points as the iteration does: logarithms, interpolated.
+            opinion = weight.clamp_min(1e-37).log()
+            opinion = torch.nn.functional.interpolate(opinion, label.shape[1:], mode="bilinear", align_corners=False)
+            opinion = opinion.softmax(1)
+            self.largest[tau] += float(opinion.amax(1)[labelled].sum())
+            add(counts, *functional.rectified_label(probability, opinion), label, self.threshold)
+        nearest = opinion.argmax(1)
+        self.nearest += functional.confusion_matrix(nearest, label, classes)
+        self.same += int((nearest == probability.argmax(1))[labelled].sum())
         self.pixels += int(labelled.sum())
 
     def report(self, names: tuple[str, ...]) -> None:
         print("\nnearest prototype (no pixel counts as unsure)")
-        report(names, self.counts.double(), self.counts.double())
-        same, largest = 100 * self.same / self.pixels, self.largest / self.pixels
-        print(f"the network's class: {same:.1f} %; mean of a pixel's largest weight: {largest:.2f}")
+        report(names, self.nearest.double(), self.nearest.double())
+        print(f"the network's class: {100 * self.same / self.pixels:.1f} %")
+        for tau, counts in self.corrected.items():
+            largest = self.largest[tau] / self.pixels
+            print(f"\ncorrected labels, temperature {tau:g} (mean of a pixel's largest weight: {largest:.2f})")
+            report(names, *(c.double() for c in counts))
+
+
+def add(counts: list[Tensor], prediction: Tensor, sureness: Tensor, label: Tensor, threshold: float) -> None:
+    """Counts all pixels, and those of them that are sure."""
+    unsure = torch.where(sureness >= threshold, label, torch.full_like(label, 255))
+    for count, seen in zip(counts, (label, unsure), strict=True):
+        count += functional.confusion_matrix(prediction, seen, len(count))
 
 
 @torch.no_grad()
@@ -74,9 +102,14 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--teacher", action="store_true", help="the teacher of a PiPa checkpoint")
     parser.add_argument("--training-mode", action="store_true", help="batch statistics, as the iteration's teacher")
-    parser.add_argument("--prototypes", action="store_true", help="what the checkpoint's prototypes say, too")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--prototypes", action="store_true", help="what the checkpoint's prototypes say, too")
+    which.add_argument("--first-prototypes", type=int, metavar="BATCHES", help="prototypes of the target images' means")
+    parser.add_argument("--temperatures", nargs="+", type=float, help="of the correction (default: the setting)")
     args = parser.parse_args()
-    config = load_config(args.config, [f"data_root={args.data_root}"] if args.data_root else [])
+    data = [f"data_root={args.data_root}"] if args.data_root else []
+    config = load_config(args.config, [*data, *args.cfg_options])
     init_default_scope("mmseg")
     model = MODELS.build(config.model)
     load_weights(model, args.checkpoint, args.teacher)
@@ -88,20 +121,19 @@ def main() -> None:
     loader.update(num_workers=0, persistent_workers=False)
     loader = Runner.build_dataloader(loader)
     names = loader.dataset.metainfo["classes"]
-    prototypes = NearestPrototype(config, model, args.checkpoint) if args.prototypes else None
-    all_pixels, confident = (torch.zeros(len(names), len(names), dtype=torch.int64) for _ in range(2))
+    prototypes = Prototypes(config, model, args) if args.prototypes or args.first_prototypes else None
+    counts = [torch.zeros(len(names), len(names), dtype=torch.int64) for _ in range(2)]
     for batch in loader:
         data = model.data_preprocessor(batch, False)
         label = torch.stack([sample.gt_sem_seg.data[0] for sample in data["data_samples"]]).long()
         logits = teacher_logits(model, data["inputs"])
         logits = torch.nn.functional.interpolate(logits, label.shape[1:], mode="bilinear", align_corners=False)
-        top, prediction = logits.softmax(1).max(1)
-        all_pixels += functional.confusion_matrix(prediction, label, len(names))
-        unsure = torch.where(top >= args.threshold, label, torch.full_like(label, 255))
-        confident += functional.confusion_matrix(prediction, unsure, len(names))
+        probability = logits.softmax(1)
+        sureness, prediction = probability.max(1)
+        add(counts, prediction, sureness, label, args.threshold)
         if prototypes is not None:
-            prototypes.look(data["inputs"], label, prediction)
-    report(names, all_pixels.double(), confident.double())
+            prototypes.look(data["inputs"], label, probability)
+    report(names, *(c.double() for c in counts))
     if prototypes is not None:
         prototypes.report(names)
 

@@ -13,6 +13,7 @@ from torch import multiprocessing as mp
 pytest.importorskip("mmseg")
 pytest.importorskip("matplotlib")
 
+from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from pipa import toy
@@ -93,16 +94,40 @@ def test_one_of_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.get() > 0
 
 
+def toy_checkpoint(folder: Path) -> Path:
+    config = load_config("toy_pipa")
+    init_default_scope("mmseg")
+    torch.save({"state_dict": MODELS.build(config.model).state_dict()}, folder / "start.pth")
+    return folder / "start.pth"
+
+
 def test_quality_of_pseudo_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = toy.write(tmp_path / "toy", train=1, val=1, height=64, width=96)
-    model = MODELS.build(load_config("toy_pipa").model)
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "start.pth")
-    arguments = ["toy_pipa", str(tmp_path / "start.pth"), "--data-root", str(root)]
+    start = toy_checkpoint(tmp_path)
+    arguments = ["toy_pipa", str(start), "--data-root", str(root)]
     monkeypatch.setattr(sys, "argv", ["pseudo_labels.py", *arguments])
     pseudo_labels.main()
     title, *classes, summary = capsys.readouterr().out.splitlines()[-2 - len(toy.CLASSES) :]
     assert title.split()[:2] == ["class", "label"]
     assert [line.split()[0] for line in classes] == [name.split()[0] for name in toy.CLASSES]
     assert summary.startswith("mIoU ")
+
+
+def test_corrected_labels_lie_between_the_network_and_the_nearest_prototype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prototypes without an opinion leave the network's labels; sure ones leave nothing of them."""
+    root = toy.write(tmp_path / "toy", train=2, val=1, height=96, width=128)
+    start = toy_checkpoint(tmp_path)
+    arguments = ["toy_pipa", str(start), "--data-root", str(root), "--first-prototypes", "1"]
+    arguments += ["--cfg-options", "target_dataloader.batch_size=1", "pipa.prototype_layer=head"]
+    arguments += ["--threshold", "0", "--temperatures", "1e9", "1e-9"]
+    monkeypatch.setattr(sys, "argv", ["pseudo_labels.py", *arguments])
+    pseudo_labels.main()
+    network, nearest, neutral, sure = capsys.readouterr().out.split("class  ")[1:]
+    rows = [part.splitlines()[1 : 2 + len(toy.CLASSES)] for part in (network, nearest, neutral, sure)]
+    assert rows[0] == rows[2]
+    assert rows[1] == rows[3]
+    assert rows[0] != rows[1]
