@@ -73,8 +73,13 @@ def test_a_changed_number_changes_the_page(tmp_path: Path, capsys: pytest.Captur
     [
         ("<!-- study none scores --><!-- /study -->", "there is no"),
         ("<!-- study toy_terms sores --><!-- /study -->", "got 'sores'"),
-        ("<!-- study toy_terms gain: PiPa --><!-- /study -->", "expected gain: METHOD | BASELINE | student or teacher"),
+        (
+            "<!-- study toy_terms gain: PiPa --><!-- /study -->",
+            r"expected gain: METHOD | BASELINE | student or teacher [| test]",
+        ),
         ("<!-- study toy_terms gain: PiPa | nobody | teacher --><!-- /study -->", "share no seed yet"),
+        ("<!-- study toy_terms gain: PiPa | self-training | teacher | test --><!-- /study -->", "share no seed yet"),
+        ("<!-- study toy_terms gain: PiPa | self-training | teacher | val --><!-- /study -->", "expected gain: METHOD"),
     ],
 )
 def test_a_wrong_marker_is_refused(marker: str, said: str) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipa.study.statistics import class_differences, compare, over_drives, paired
-from pipa.study.tables import markdown
+from pipa.study.statistics import class_differences, compare, compare_on_test, over_drives, paired
+from pipa.study.tables import markdown, table_on_test
 
 PARTS = ("intersect", "union")
 
@@ -87,6 +87,29 @@ def test_interval_over_drives() -> None:
     every = [difference(drives) for drives in itertools.product(range(4), repeat=4)]
     assert interval == pytest.approx(np.percentile(every, [2.5, 97.5], method="inverted_cdf"), abs=0.5)
     assert over_drives(results, "a", "c") is None
+    seeds = compare_on_test(results, "a", "b")
+    assert seeds.differences == pytest.approx([miou(runs[i], range(4)) - miou(runs[2 + i], range(4)) for i in range(2)])
+    assert seeds.mean == pytest.approx(mean)
+    assert compare_on_test(results, "a", "c") is None
+
+
+def test_the_table_of_the_test_data_shows_seeds_where_there_are_several() -> None:
+    """Two drives are no interval: what other seeds say stands beside it."""
+    areas = {"d0": dict(intersect=[50], union=[100]), "d1": dict(intersect=[60], union=[100])}
+    better = {name: dict(intersect=[part["intersect"][0] + 4], union=[100]) for name, part in areas.items()}
+    head = dict(study="s", title="t", baseline="b", evaluations=1, methods=["a", "b"])
+    both = [
+        {**run("a", 0, 50, None), "test": {"student": better}},
+        {**run("b", 0, 50, None), "test": {"student": areas}},
+    ]
+    one = table_on_test({**head, "runs": both}).splitlines()
+    assert one[0] == "|  | network | test mIoU | minus b | 95 % bootstrap over drives |"
+    assert one[2] == "| a | student | 59.0 | +4.00 | +4.00 to +4.00 |"
+    more = [{**entry, "seed": 1} for entry in both]
+    two = table_on_test({**head, "runs": both + more}).splitlines()
+    assert two[0].endswith("| seed 0 | seed 1 | minus b | 95 % bootstrap over drives | 95 % t over seeds | better in |")
+    assert two[2] == "| a | student | 59.0 ± 0.0 | 59.0 | 59.0 | +4.00 | +4.00 to +4.00 | +4.00 to +4.00 | 2 of 2 |"
+    assert two[3] == "| b | student | 55.0 ± 0.0 | 55.0 | 55.0 | – | – | – | – |"
 
 
 def run(method: str, seed: int, student: float, teacher: float | None) -> dict[str, Any]:

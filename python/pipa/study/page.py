@@ -3,6 +3,7 @@
 <!-- study toy_terms scores -->  ... <!-- /study -->                          a table
 <!-- study toy_terms differences: self-training -->  ... <!-- /study -->      against another baseline
 <!-- study toy_terms gain: PiPa | self-training | teacher -->...<!-- /study -->    a phrase, inside of a sentence
+<!-- study toy_terms gain: PiPa | self-training | teacher | test -->...<!-- /study -->    the same of the test data
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def fill(text: str, folder: Path) -> str:
         head = found[0][: found.start(4) - found.start()]
         if kind == "gain":
             parts = [part.strip() for part in (argument or "").split("|")]
-            if len(parts) != 3:
-                raise ValueError(f"marker {head!r}: expected gain: METHOD | BASELINE | student or teacher")
+            if len(parts) not in (3, 4) or parts[3:] not in ([], ["test"]):
+                raise ValueError(f"marker {head!r}: expected gain: METHOD | BASELINE | student or teacher [| test]")
             return f"{head}{gain(results, *parts)}<!-- /study -->"
         makers = {
             "rule": lambda: rule(results),

@@ -114,6 +114,13 @@ def scores_on_test(results: Mapping[str, Any], method: str, model: str = "studen
     return {seed: float(miou(areas.sum(1))) for seed, areas in drive_areas(results, method, model)[1].items()}
 
 
+def compare_on_test(results: Mapping[str, Any], method: str, baseline: str, model: str = "student") -> Paired | None:
+    """Paired differences on the test data, all drives together; None where the two share no tested seed."""
+    ours, theirs = scores_on_test(results, method, model), scores_on_test(results, baseline, model)
+    seeds = sorted(set(ours) & set(theirs))
+    return paired(seeds, [ours[s] - theirs[s] for s in seeds]) if seeds else None
+
+
 def over_drives(
     results: Mapping[str, Any], method: str, baseline: str, model: str = "student"
 ) -> tuple[float, tuple[float, float] | None] | None:

@@ -10,6 +10,7 @@ from pipa.study.statistics import (
     Paired,
     class_differences,
     compare,
+    compare_on_test,
     has_teacher,
     over_drives,
     scores,
@@ -116,28 +117,43 @@ def class_table(results: Mapping[str, Any], baseline: str | None = None) -> str:
 
 
 def table_on_test(results: Mapping[str, Any], baseline: str | None = None) -> str:
-    """mIoU on the test data, looked at once at the end of each run, and differences with an interval over drives."""
+    """mIoU on the test data, looked at once at the end of each run, differences, intervals over drives and seeds."""
     baseline = baseline or results["baseline"]
+    seeds = sorted({run["seed"] for run in results["runs"] if run.get("test")})
     rows = []
     for method in methods(results):
         for model in MODELS:
             if model == "teacher" and not has_teacher(results, method):
                 continue
-            values = list(scores_on_test(results, method, model).values())
-            found = None if method == baseline else over_drives(results, method, baseline, model)
-            cells = ["–", "–"] if found is None else [f"{found[0]:+.2f}", interval(found[1])]
-            if values:
-                rows.append([method, model, deviation(values), *cells])
+            values = scores_on_test(results, method, model)
+            if not values:
+                continue
+            cells = [f"{values[s]:.1f}" if s in values else "–" for s in seeds] if len(seeds) > 1 else []
+            found = None if method == baseline else compare_on_test(results, method, baseline, model)
+            drives = None if found is None else over_drives(results, method, baseline, model)
+            if found is None or drives is None:
+                cells += ["–"] * (4 if len(seeds) > 1 else 2)
+            else:
+                cells += [f"{found.mean:+.2f}", interval(drives[1])]
+                if len(seeds) > 1:
+                    cells += [interval(found.student_t), f"{found.better} of {len(found.seeds)}"]
+            rows.append([method, model, deviation(list(values.values())), *cells])
     heads = ["", "network", "test mIoU", f"minus {baseline}", "95 % bootstrap over drives"]
+    if len(seeds) > 1:
+        heads[3:3] = [f"seed {s}" for s in seeds]
+        heads += ["95 % t over seeds", "better in"]
     return table(heads, rows)
 
 
-def gain(results: Mapping[str, Any], method: str, baseline: str, model: str) -> str:
+def gain(results: Mapping[str, Any], method: str, baseline: str, model: str, on: str = "score") -> str:
     """A difference as a phrase, `+1.4 points (95 % t interval +0.2 to +2.6, 3 seeds)`.
 
     Student's interval: alone in a sentence, the bootstrap's of two or three seeds would promise too much.
+
+    Args:
+        on: "score", or "test": the test data.
     """
-    found = compare(results, method, baseline, model)
+    found = {"score": compare, "test": compare_on_test}[on](results, method, baseline, model)
     if found is None:
         raise ValueError(f"{results['study']}: {method} and {baseline} share no seed yet")
     count = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
