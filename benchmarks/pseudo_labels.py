@@ -60,21 +60,27 @@ class Prototypes:
         self.largest = dict.fromkeys(temperatures, 0.0)
         self.corrected = {tau: [torch.zeros_like(self.nearest) for _ in range(2)] for tau in temperatures}
 
-    def look(self, image: Tensor, label: Tensor, probability: Tensor) -> None:
+    def read(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The map that prototypes live on, and the logits."""
+        return map_and_logits(self.networks, self.model, image, self.settings["prototype_layer"])
+
+    def look(self, feat: Tensor, label: Tensor, probability: Tensor) -> None:
         classes, labelled = len(self.proto), label < len(self.proto)
-        feat, _ = map_and_logits(self.networks, self.model, image, self.settings["prototype_layer"])
         for tau, counts in self.corrected.items():
-            weight = functional.prototype_weights(feat, self.proto, temperature=tau, seen_k=self.seen)
-            # Between grid points as the iteration does: logarithms, interpolated.
-            opinion = weight.clamp_min(1e-37).log()
-            opinion = torch.nn.functional.interpolate(opinion, label.shape[1:], mode="bilinear", align_corners=False)
-            opinion = opinion.softmax(1)
+            opinion = self.opinion(feat, tau, label.shape[1:])
             self.largest[tau] += float(opinion.amax(1)[labelled].sum())
             add(counts, *functional.rectified_label(probability, opinion), label, self.threshold)
-        nearest = opinion.argmax(1)
+        # At the setting's temperature: weights of a very large one are equal but for rounding.
+        nearest = self.opinion(feat, self.settings["prototype_temperature"], label.shape[1:]).argmax(1)
         self.nearest += functional.confusion_matrix(nearest, label, classes)
         self.same += int((nearest == probability.argmax(1))[labelled].sum())
         self.pixels += int(labelled.sum())
+
+    def opinion(self, feat: Tensor, temperature: float, size: tuple[int, ...]) -> Tensor:
+        """Weights (B, K, height, width), between grid points as in the iteration: logarithms, interpolated."""
+        weight = functional.prototype_weights(feat, self.proto, temperature=temperature, seen_k=self.seen)
+        logs = weight.clamp_min(1e-37).log()
+        return torch.nn.functional.interpolate(logs, size, mode="bilinear", align_corners=False).softmax(1)
 
     def report(self, names: tuple[str, ...]) -> None:
         print("\nnearest prototype (no pixel counts as unsure)")
@@ -126,13 +132,14 @@ def main() -> None:
     for batch in loader:
         data = model.data_preprocessor(batch, False)
         label = torch.stack([sample.gt_sem_seg.data[0] for sample in data["data_samples"]]).long()
-        logits = teacher_logits(model, data["inputs"])
+        image = data["inputs"]
+        feat, logits = (None, teacher_logits(model, image)) if prototypes is None else prototypes.read(image)
         logits = torch.nn.functional.interpolate(logits, label.shape[1:], mode="bilinear", align_corners=False)
         probability = logits.softmax(1)
         sureness, prediction = probability.max(1)
         add(counts, prediction, sureness, label, args.threshold)
-        if prototypes is not None:
-            prototypes.look(data["inputs"], label, probability)
+        if prototypes is not None and feat is not None:
+            prototypes.look(feat, label, probability)
     report(names, *(c.double() for c in counts))
     if prototypes is not None:
         prototypes.report(names)

@@ -123,10 +123,11 @@ def test_corrected_labels_lie_between_the_network_and_the_nearest_prototype(
     start = toy_checkpoint(tmp_path)
     arguments = ["toy_pipa", str(start), "--data-root", str(root), "--first-prototypes", "1"]
     arguments += ["--cfg-options", "target_dataloader.batch_size=1", "pipa.prototype_layer=head"]
-    arguments += ["--threshold", "0", "--temperatures", "1e9", "1e-9"]
+    # The large one last: the nearest prototype does not depend on what was asked for before.
+    arguments += ["pipa.prototype_temperature=1e-9", "--threshold", "0", "--temperatures", "1e-9", "1e9"]
     monkeypatch.setattr(sys, "argv", ["pseudo_labels.py", *arguments])
     pseudo_labels.main()
-    network, nearest, neutral, sure = capsys.readouterr().out.split("class  ")[1:]
+    network, nearest, sure, neutral = capsys.readouterr().out.split("class  ")[1:]
     rows = [part.splitlines()[1 : 2 + len(toy.CLASSES)] for part in (network, nearest, neutral, sure)]
     assert rows[0] == rows[2]
     assert rows[1] == rows[3]

@@ -75,7 +75,7 @@ def test_a_changed_number_changes_the_page(tmp_path: Path, capsys: pytest.Captur
         ("<!-- study toy_terms sores --><!-- /study -->", "got 'sores'"),
         (
             "<!-- study toy_terms gain: PiPa --><!-- /study -->",
-            r"expected gain: METHOD | BASELINE | student or teacher [| test]",
+            "expected gain: METHOD | BASELINE | student or teacher [| test]",
         ),
         ("<!-- study toy_terms gain: PiPa | nobody | teacher --><!-- /study -->", "share no seed yet"),
         ("<!-- study toy_terms gain: PiPa | self-training | teacher | test --><!-- /study -->", "share no seed yet"),

@@ -120,6 +120,7 @@ def table_on_test(results: Mapping[str, Any], baseline: str | None = None) -> st
     """mIoU on the test data, looked at once at the end of each run, differences, intervals over drives and seeds."""
     baseline = baseline or results["baseline"]
     seeds = sorted({run["seed"] for run in results["runs"] if run.get("test")})
+    several = len(seeds) > 1
     rows = []
     for method in methods(results):
         for model in MODELS:
@@ -128,18 +129,18 @@ def table_on_test(results: Mapping[str, Any], baseline: str | None = None) -> st
             values = scores_on_test(results, method, model)
             if not values:
                 continue
-            cells = [f"{values[s]:.1f}" if s in values else "–" for s in seeds] if len(seeds) > 1 else []
+            cells = [f"{values[s]:.1f}" if s in values else "–" for s in seeds] if several else []
             found = None if method == baseline else compare_on_test(results, method, baseline, model)
             drives = None if found is None else over_drives(results, method, baseline, model)
             if found is None or drives is None:
-                cells += ["–"] * (4 if len(seeds) > 1 else 2)
+                cells += ["–"] * (4 if several else 2)
             else:
                 cells += [f"{found.mean:+.2f}", interval(drives[1])]
-                if len(seeds) > 1:
+                if several:
                     cells += [interval(found.student_t), f"{found.better} of {len(found.seeds)}"]
             rows.append([method, model, deviation(list(values.values())), *cells])
     heads = ["", "network", "test mIoU", f"minus {baseline}", "95 % bootstrap over drives"]
-    if len(seeds) > 1:
+    if several:
         heads[3:3] = [f"seed {s}" for s in seeds]
         heads += ["95 % t over seeds", "better in"]
     return table(heads, rows)
