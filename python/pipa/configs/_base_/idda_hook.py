@@ -1,4 +1,4 @@
-# PipaHook of the small network, for either target of IDDA. What depends on the crop or on the classes stands in the configs.
+# PipaHook of the small network, for either target of IDDA. What depends on crop or classes stands in the configs.
 custom_hooks = [
     dict(
         type="PipaHook",

@@ -16,21 +16,19 @@ def flat(path: Path) -> str:
     """The text of a Python config without ``_base_``, which loads as the config does.
 
     ``model = dict(backbone=dict(depth=18))`` over a base becomes
-    ``model = dict(model, backbone=dict(model["backbone"], depth=18))``.
-
-    Raises:
-        ValueError: more than one base.
+    ``model = dict(model, backbone=dict(model["backbone"], depth=18))``. Several bases stand one after the
+    other: mmengine refuses bases that set the same name.
     """
     source = path.read_text(encoding="utf-8")
     bases = config_source(path).bases
     if not bases:
         return source
-    if len(bases) > 1:
-        raise ValueError(f"{path}: expected one _base_, got {len(bases)}")
-    base = path.parent / bases[0]
-    values = evaluate(base).values
+    values: dict[str, Any] = {}
+    for base in bases:
+        values |= evaluate(path.parent / base).values
     source = re.sub(r"\{\{_base_((?:\.\w+)+)\}\}|_base_((?:\.\w+)+)", lambda m: _place(m[1] or m[2]), source)
-    above, own = flat(base), _Text(source)
+    above = "\n\n".join(_as_comment(flat(path.parent / base)) for base in bases)
+    own = _Text(source)
     for node in own.tree.body:
         name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else None
         if not isinstance(node, ast.Assign) or name is None:
@@ -52,7 +50,7 @@ def flat(path: Path) -> str:
         title, body = own.source_of(first) + "\n\n", body.replace(own.source_of(first), "", 1)
     if body.strip():
         body = f"\n# -- {path.stem} {'-' * 60}\n\n{body.strip()}\n"
-    return re.sub(r"\n{3,}", "\n\n", f"{title}{_as_comment(above)}\n{body.rstrip()}").rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", f"{title}{above}\n{body.rstrip()}").rstrip() + "\n"
 
 
 def _place(dotted: str) -> str:
