@@ -25,7 +25,7 @@ import module_graph
 import pipa.mmseg
 from pipa.commands import cli
 from pipa.configs import list_configs
-from pipa.mmseg.run.study_run import configure
+from pipa.mmseg.run.study_config import configure
 from pipa.study.definition import read_study
 
 ROOT = module_graph.ROOT

@@ -12,7 +12,8 @@ import yaml
 pytest.importorskip("mmseg")
 
 from pipa.mmseg.engine.pipa_hook import PipaHook
-from pipa.mmseg.run.study_run import configure
+from pipa.mmseg.run.study_config import configure, threshold_of
+from pipa.mmseg.run.study_length import evaluations
 from pipa.step import native_step
 from pipa.study.definition import find, read_study, shipped
 
@@ -51,11 +52,56 @@ def test_settings_reach_the_training_and_its_length_scales_everything(tmp_path: 
     path = write(tmp_path, {**GOOD, "methods": methods, "iterations": 100, "settings": {"pipa.patch_weight": 0.7}})
     first, second = (configure(asdict(run), tmp_path) for run in read_study(path).runs)
     hook = next(h for h in first.custom_hooks if h.type == "PipaHook")
-    assert (hook.pixel_weight, hook.patch_weight, first.optim_wrapper.optimizer.lr) == (0.3, 0.7, 1e-5)
+    given = {**first.pipa, **hook}
+    assert (given["pixel_weight"], given["patch_weight"], first.optim_wrapper.optimizer.lr) == (0.3, 0.7, 1e-5)
     # toy_pipa: 1000 iterations, evaluations every 250, warm-up of the rate 50 and of the patch term 200
     assert (first.train_cfg.max_iters, first.train_cfg.val_interval, hook.patch_warmup) == (100, 25, 20)
     assert [(s.begin, s.end) for s in first.param_scheduler] == [(0, 5), (5, 100)]
     assert "PipaHook" not in [h.type for h in second.custom_hooks]
+
+
+def test_a_setting_of_a_variable_is_followed_and_one_of_nothing_refused(tmp_path: Path) -> None:
+    """As on the command line; a setting that did nothing would stand in results.json as if it had."""
+    settings = {"crop_size": [64, 64], "train_cfg.max_iters": 200, "target_dataloader.batch_size": 2}
+    run = read_study(write(tmp_path, {**GOOD, "settings": settings})).runs[0]
+    config = configure(asdict(run), tmp_path)
+    crops = [step["crop_size"] for step in config.train_dataloader.dataset.dataset.pipeline if "crop_size" in step]
+    assert [list(crop) for crop in crops] == [[64, 64]]
+    assert config.param_scheduler[1].end == 200
+    assert config.custom_hooks[0].target_dataloader.batch_size == 2
+    idle = read_study(write(tmp_path, {**GOOD, "settings": {"max_itres": 3}})).runs[0]
+    with pytest.raises(ValueError, match="toy_pipa: setting max_itres: the config has no 'max_itres'"):
+        configure(asdict(idle), tmp_path)
+
+
+def test_source_only_training_is_measured_at_the_threshold_of_adaptation(tmp_path: Path) -> None:
+    methods = dict(a={}, b=dict(adapt=False))
+    runs = read_study(write(tmp_path, {**GOOD, "methods": methods})).runs
+    assert {threshold_of(configure(asdict(run), tmp_path)) for run in runs} == {0.9}
+
+
+def test_schedules_scale_whatever_they_count(tmp_path: Path) -> None:
+    lines = OWN + ITERATIONS + (
+        "param_scheduler = [dict(type='MultiStepLR', milestones=[10000, 30000], by_epoch=False),\n"
+        "                   dict(type='CosineAnnealingLR', T_max=40000, by_epoch=False)]\n"
+        "train_cfg.update(val_begin=8000)\n"
+    )  # fmt: skip
+    (tmp_path / "mine.py").write_text(lines)
+    content = {**GOOD, "config": "mine.py", "iterations": 4000}
+    config = configure(asdict(read_study(write(tmp_path, content)).runs[0]), tmp_path)
+    steps, cosine = config.param_scheduler
+    assert (steps.milestones, cosine.T_max, config.train_cfg.val_begin) == ([1000, 3000], 4000, 800)
+    assert evaluations(config) == 9  # 800, 1200, ..., 4000
+    (tmp_path / "mine.py").write_text(lines + "param_scheduler = dict(type='ExponentialLR', gamma=0.9, by_epoch=False)")
+    with pytest.raises(ValueError, match=r"mine\.py: iterations: expected schedules .* got ExponentialLR"):
+        configure(asdict(read_study(write(tmp_path, content)).runs[0]), tmp_path)
+
+
+def test_evaluations_are_counted_as_mmengine_makes_them(tmp_path: Path) -> None:
+    loop = "train_cfg = dict(type='IterBasedTrainLoop', max_iters=10, val_interval=4, dynamic_intervals=[(7, 1)])\n"
+    (tmp_path / "mine.py").write_text(OWN + loop)
+    config = configure(asdict(read_study(write(tmp_path, {**GOOD, "config": "mine.py"})).runs[0]), tmp_path)
+    assert evaluations(config) == 5  # 4, 7, 8, 9, 10
 
 
 def test_a_method_comes_with_what_it_starts_from(tmp_path: Path) -> None:
@@ -123,6 +169,11 @@ def test_a_study_takes_over_what_another_says(tmp_path: Path) -> None:
         (dict(config=None), "config: expected the name or file of a config, here or for the study, got None"),
         (dict(iterations=0), "iterations: expected 1 or more, got 0"),
         (dict(test="no"), "test: expected true or false, got 'no'"),
+        (dict(methods=dict(a=False)), "methods.a: expected a mapping of"),
+        (dict(methods=dict(a=dict(settings=[]))), "methods.a: settings: expected a mapping, got []"),
+        (dict(settings={5: 1}), "methods.a: settings: expected dotted paths such as train_cfg.val_interval, got 5"),
+        (dict(settings={"randomness.seed": 1}), "settings: randomness.seed has no effect, seeds, above, decides it"),
+        (dict(settings={"work_dir": "x"}), "settings: work_dir has no effect, the study decides it"),
         (dict(data="tioy"), "data: expected toy, or nothing, got 'tioy'"),
     ],
 )
@@ -195,7 +246,7 @@ def test_a_setting_that_is_not_there_is_refused(settings: dict[str, Any], said: 
 
 def test_a_setting_of_the_iteration_needs_the_hook(tmp_path: Path) -> None:
     run = read_study(write(tmp_path, {**GOOD, "config": "toy_source_only", "settings": {"pipa.alpha": 0.5}})).runs[0]
-    with pytest.raises(ValueError, match=r"has no PipaHook to take the setting pipa\.alpha"):
+    with pytest.raises(ValueError, match=r"setting pipa\.alpha: has no effect, the config has no PipaHook"):
         configure(asdict(run), tmp_path)
 
 

@@ -120,7 +120,9 @@ def results(labels: bool) -> dict[str, Any]:
     }
     runs = []
     for seed in (0, 1):
-        run: dict[str, Any] = dict(method="PiPa", seed=seed, log=log, curve=dict(iteration=[5, 10], mIoU=[1, 2]))
+        run: dict[str, Any] = dict(
+            method="PiPa", seed=seed, log=log, settings={}, curve=dict(iteration=[5, 10], mIoU=[1, 2])
+        )
         if labels:
             run["pseudo_labels"] = dict(
                 sure=[10.0, 40.0 + seed], sure_right=[50.0, 90.0], found=dict(road=[1.0, 30.0], sky=[None, None])
@@ -142,14 +144,19 @@ def test_a_run_that_an_earlier_version_began_is_kept() -> None:
     entry = summary(run, result, 2)
     assert entry["pseudo_labels"]["sure"] == [None, 40.0]
     assert entry["pseudo_labels"]["found"] == {"road": [None, 40.0]}
-    assert inside(dict(study="s", evaluations=2, methods=["PiPa"], runs=[entry])).count("| PiPa | 40 |") == 1
+    assert (
+        inside(dict(study="s", evaluations=2, baseline="PiPa", methods=["PiPa"], runs=[entry])).count("| PiPa | 40 |")
+        == 1
+    )
 
 
 def test_gradient_shares_are_of_the_second_half_and_one_term_each() -> None:
     shares = gradient_shares(results(False)["runs"][0]["log"])
     assert shares == pytest.approx({"source": 100 * 1.5 / 2.25, "pixel": 100 * 0.75 / 2.25})
     more = {**results(False)["runs"][0]["log"], "grad_norm_feature_distance": {"iteration": [1], "value": [2.25]}}
-    table = inside(dict(study="s", evaluations=1, methods=["a"], runs=[dict(method="a", seed=0, log=more)]))
+    table = inside(
+        dict(study="s", evaluations=1, baseline="a", methods=["a"], runs=[dict(method="a", seed=0, log=more)])
+    )
     assert "|  | source | pixel | feature_distance |" in table
     assert "| a | 33 | 17 | 50 |" in table
     assert gradient_shares({"loss": {"iteration": [1], "value": [1.0]}}) == {}
@@ -157,7 +164,7 @@ def test_gradient_shares_are_of_the_second_half_and_one_term_each() -> None:
     encoder = {f"encoder_{name}": {"iteration": [1], "value": [value]} for name, value in
                {"grad_norm_source": 1.0, "grad_norm_pixel": 3.0}.items()}  # fmt: skip
     both = dict(method="a", seed=0, log={**results(False)["runs"][0]["log"], **encoder})
-    tables = inside(dict(study="s", evaluations=1, methods=["a"], runs=[both]))
+    tables = inside(dict(study="s", evaluations=1, baseline="a", methods=["a"], runs=[both]))
     assert "in the sum of the student's" in tables
     assert "in the sum of the encoder's" in tables
     assert "| a | 67 | 33 |" in tables
@@ -176,6 +183,29 @@ def test_tables_and_plots_show_what_there_is(tmp_path: Path) -> None:
     # Runs of before have gradients alone.
     assert inside(results(False)).count("| PiPa |") == 1
     assert label_curves(results(False), tmp_path / "none.svg") is None
+
+
+def test_pseudo_labels_are_compared_at_one_threshold(tmp_path: Path) -> None:
+    """A run without adaptation is measured at a threshold, and has none of its own."""
+
+    def run(method: str, seed: int, threshold: float, sure: float) -> dict[str, Any]:
+        entry = results(True)["runs"][0]
+        labels = {**entry["pseudo_labels"], "threshold": threshold, "sure": [0.0, sure]}
+        return {**entry, "method": method, "seed": seed, "settings": {"adapt": method != "s"}, "pseudo_labels": labels}
+
+    runs = [run("s", 0, 0.968, 11.0), run("a", 0, 0.9, 22.0), run("a", 1, 0.9, 33.0), run("b", 0, 0.95, 44.0)]
+    study = dict(study="s", evaluations=1, baseline="a", methods=["s", "a", "b"], runs=runs)
+    text = inside(study)
+    assert "| a | 22 | 90 |" in text
+    assert "| b (from 0.95) | 44 | 90 |" in text  # what it learned from
+    assert "| s | 11 |" not in text
+    assert "Not shown, as measured from another probability on: s (0.968)." in text
+    drawn = label_curves(study, tmp_path / "labels.svg")
+    assert drawn is not None
+    alike = {**study, "runs": [*runs[1:], run("s", 1, 0.9, 55.0), run("b", 1, 0.95, 66.0)]}
+    assert "| s | 55 | 90 |" in inside(alike)
+    assert "| a | 33 | 90 |" in inside(alike)  # of seed 1, which all have
+    assert "Not shown" not in inside(alike)
 
 
 def test_methods_are_compared_on_the_seeds_that_all_have() -> None:
@@ -198,7 +228,7 @@ def test_means_are_of_the_seeds_whose_numbers_every_method_has() -> None:
         return dict(method=method, seed=seed, log={}, embedding=dict.fromkeys(keys, value) if value is not None else {})
 
     runs = [run("a", 0, 0.25), run("a", 1, 0.75), run("b", 0, None), run("b", 1, 0.5), run("c", 1, None)]
-    table = inside(dict(study="s", evaluations=1, methods=["a", "b", "c"], runs=runs))
+    table = inside(dict(study="s", evaluations=1, baseline="a", methods=["a", "b", "c"], runs=runs))
     assert ", seed 1: of pixels" in table
     assert "| a | 0.750 |" in table
     assert "| b | 0.500 |" in table

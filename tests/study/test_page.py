@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,7 +79,21 @@ def test_a_changed_number_changes_the_page(tmp_path: Path, capsys: pytest.Captur
             "<!-- study toy_terms gain: PiPa --><!-- /study -->",
             "expected gain: METHOD | BASELINE | student or teacher [| test]",
         ),
-        ("<!-- study toy_terms gain: PiPa | nobody | teacher --><!-- /study -->", "share no seed yet"),
+        (
+            "<!-- study toy_terms gain: PiPa | nobody | teacher --><!-- /study -->",
+            "expected a method with a finished run",
+        ),
+        ("<!-- study toy_terms gain: PiPa | self-training | Teachers --><!-- /study -->", "student or teacher"),
+        ("<!-- study toy_terms differences: nobody --><!-- /study -->", "expected a method with a finished run"),
+        ("<!-- study toy_terms scores: PiPa --><!-- /study -->", "expected scores alone, got 'PiPa' behind it"),
+        ("<!-- study toy_terms --><!-- /study -->", "expected <!-- study NAME KIND -->"),
+        ("<!--study toy_terms rule--><!-- /study -->", "expected <!-- study NAME KIND -->"),
+        (
+            "<!-- study toy_terms rule -->\n\nwords\n\n<!-- study toy_terms scores --><!-- /study -->",
+            "expected <!-- /study --> before the next marker",
+        ),
+        ("<!-- study toy_terms rule -->\n\nwords", "expected <!-- /study --> after it"),
+        ("words <!-- /study -->", "before it, got none"),
         ("<!-- study toy_terms gain: PiPa | self-training | teacher | test --><!-- /study -->", "share no seed yet"),
         ("<!-- study toy_terms gain: PiPa | self-training | teacher | val --><!-- /study -->", "expected gain: METHOD"),
     ],
@@ -85,3 +101,23 @@ def test_a_changed_number_changes_the_page(tmp_path: Path, capsys: pytest.Captur
 def test_a_wrong_marker_is_refused(marker: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         fill(marker, STUDIES)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda content: content["runs"][0].pop("seed"),
+            "x.json: runs.0: seed: expected a whole number, got 'nothing'",
+        ),
+        (lambda content: content["runs"][1].update(mIoU="ten"), "x.json: runs.1: mIoU: expected a number, got 'ten'"),
+        (lambda content: content.update(runs={}), "x.json: runs: expected a list, got dict"),
+        (lambda content: content.update(runs=[3]), "x.json: runs.0: expected a mapping, got 3"),
+    ],
+)
+def test_a_broken_results_file_is_refused(change: Callable[[Any], Any], said: str, tmp_path: Path) -> None:
+    content = json.loads((STUDIES / "camvid_terms.json").read_text())
+    change(content)
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_results(tmp_path / "x.json")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipa.study.statistics import class_differences, compare, compare_on_test, over_drives, paired
+from pipa.study.statistics import by_drive, class_differences, compare, compare_on_test, over_drives, paired
 from pipa.study.tables import markdown, table_on_test
 
 PARTS = ("intersect", "union")
@@ -68,7 +68,7 @@ def test_interval_over_drives() -> None:
     rng = np.random.default_rng(0)
     runs = []
     for method, seed in itertools.product("ab", range(2)):
-        union = rng.integers(50, 99, (4, 3))
+        union = rng.integers(50, 99, (6, 3))
         areas = {f"d{i}": dict(intersect=[int(u) // 2 for u in row], union=row.tolist()) for i, row in enumerate(union)}
         if method == "a":
             areas["d1"]["intersect"][0] += 20
@@ -83,32 +83,39 @@ def test_interval_over_drives() -> None:
         return np.mean([miou(runs[s], drives) - miou(runs[2 + s], drives) for s in range(2)])
 
     mean, interval = over_drives(results, "a", "b")
-    assert mean == pytest.approx(difference((0, 1, 2, 3)))
-    every = [difference(drives) for drives in itertools.product(range(4), repeat=4)]
+    assert mean == pytest.approx(difference(tuple(range(6))))
+    every = [difference(drives) for drives in itertools.product(range(6), repeat=6)]
     assert interval == pytest.approx(np.percentile(every, [2.5, 97.5], method="inverted_cdf"), abs=0.5)
     assert over_drives(results, "a", "c") is None
     seeds = compare_on_test(results, "a", "b")
-    assert seeds.differences == pytest.approx([miou(runs[i], range(4)) - miou(runs[2 + i], range(4)) for i in range(2)])
+    assert seeds.differences == pytest.approx([miou(runs[i], range(6)) - miou(runs[2 + i], range(6)) for i in range(2)])
     assert seeds.mean == pytest.approx(mean)
     assert compare_on_test(results, "a", "c") is None
+    # Of five drives the resamples are too few for an interval: each drive speaks for itself.
+    for entry in runs:
+        del entry["test"]["student"]["d5"]
+    assert over_drives(results, "a", "b")[1] is None
+    single = by_drive(results, "a", "b")
+    assert list(single) == ["d0", "d1", "d2", "d3", "d4"]
+    assert list(single.values()) == pytest.approx([difference((i,)) for i in range(5)])
 
 
 def test_the_table_of_the_test_data_shows_seeds_where_there_are_several() -> None:
-    """Two drives are no interval: what other seeds say stands beside it."""
+    """And of few drives each one's difference, as two make no interval."""
     areas = {"d0": dict(intersect=[50], union=[100]), "d1": dict(intersect=[60], union=[100])}
-    better = {name: dict(intersect=[part["intersect"][0] + 4], union=[100]) for name, part in areas.items()}
+    better = {"d0": dict(intersect=[53], union=[100]), "d1": dict(intersect=[65], union=[100])}
     head = dict(study="s", title="t", baseline="b", evaluations=1, methods=["a", "b"])
     both = [
         {**run("a", 0, 50, None), "test": {"student": better}},
         {**run("b", 0, 50, None), "test": {"student": areas}},
     ]
     one = table_on_test({**head, "runs": both}).splitlines()
-    assert one[0] == "|  | network | test mIoU | minus b | 95 % bootstrap over drives |"
-    assert one[2] == "| a | student | 59.0 | +4.00 | +4.00 to +4.00 |"
+    assert one[0] == "|  | network | test mIoU | minus b | on each drive |"
+    assert one[2] == "| a | student | 59.0 | +4.00 | +3.0, +5.0 |"
     more = [{**entry, "seed": 1} for entry in both]
     two = table_on_test({**head, "runs": both + more}).splitlines()
-    assert two[0].endswith("| seed 0 | seed 1 | minus b | 95 % bootstrap over drives | 95 % t over seeds | better in |")
-    assert two[2] == "| a | student | 59.0 ± 0.0 | 59.0 | 59.0 | +4.00 | +4.00 to +4.00 | +4.00 to +4.00 | 2 of 2 |"
+    assert two[0].endswith("| seed 0 | seed 1 | minus b | on each drive | 95 % t over seeds | better in |")
+    assert two[2] == "| a | student | 59.0 ± 0.0 | 59.0 | 59.0 | +4.00 | +3.0, +5.0 | +4.00 to +4.00 | 2 of 2 |"
     assert two[3] == "| b | student | 55.0 ± 0.0 | 55.0 | 55.0 | – | – | – | – |"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,7 +26,9 @@ from pipa.mmseg.run.study_run import run_once
 from pipa.study.definition import read_study
 from pipa.study.progress import time_left
 from pipa.study.results import summary
+from pipa.study.runner import locked
 from pipa.study.statistics import scores_on_test
+from pipa.study.worker import STOPPED, main
 
 ITERATIONS = 8
 SETTINGS = {
@@ -38,7 +41,7 @@ SETTINGS = {
     "train_dataloader.dataset.min_pixels": 10,
     "default_hooks.checkpoint.interval": 1,
     "pipa.patch_warmup": 2,
-    "pipa.target_dataloader.batch_size": 2,
+    "target_dataloader.batch_size": 2,
 }
 
 
@@ -102,9 +105,11 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
     assert cli.main(command) == 0
     assert (out / "results.json").read_text() == before
     capsys.readouterr()
-    # Numbers of other settings never mix.
-    assert cli.main([*command, "--iterations", "4"]) == 1
-    assert "source-only, seed 0 was made with iterations None, but the study says 4" in capsys.readouterr().err
+    # Numbers of other settings never mix, not in other seeds of a method nor in methods that nobody asks for now.
+    for more in ([], ["--seeds", "1"], ["--methods", "PiPa", "--seeds", "1"]):
+        assert cli.main([*command, *more, "--iterations", "4"]) == 1
+        assert "source-only, seed 0 was made with iterations None, but the study says 4" in capsys.readouterr().err
+    assert (out / "results.json").read_text() == before
 
 
 @pytest.mark.slow
@@ -199,6 +204,7 @@ def test_an_error_of_a_training_is_told(definition: Path, tmp_path: Path, capsys
         (["--methods", "PiPaa"], "mine has no 'PiPaa', only 'source-only', 'PiPa'"),
         (["--jobs", "0"], "--jobs: expected 1 or more, got 0"),
         (["--seeds", "-1"], "--seeds: expected 0 or more, got [-1]"),
+        (["--seeds", "3", "3"], "--seeds: expected different seeds, got [3, 3]"),
         (["--data-root", "nowhere"], "--data-root: expected a folder, got 'nowhere'"),
     ],
 )
@@ -207,6 +213,87 @@ def test_wrong_arguments(
 ) -> None:
     assert cli.main(["study", str(definition), "--out", str(tmp_path / "out"), *arguments]) == 1
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(score=dict(evaluations=3)), "PiPa: toy_pipa: the score is the mean of the last 3 evaluations, but the"),
+        (
+            dict(settings={**SETTINGS, "test_dataloader": None}),
+            "toy_pipa: expected a test_dataloader, as the study says",
+        ),
+        (
+            dict(settings={**SETTINGS, "val_evaluator": dict(type="IoUMetric")}),
+            "PiPa: toy_pipa: val_evaluator: expected a DomainIoUMetric without prefix, whose mIoU and IoU.CLASS make "
+            "the score, got IoUMetric",
+        ),
+        (
+            dict(settings={**SETTINGS, "custom_hooks": [dict(type="EarlyStoppingHook", monitor="mIoU")]}),
+            "custom_hooks: expected trainings of one length, got EarlyStoppingHook",
+        ),
+        (
+            dict(methods=dict(PiPa={}, late=dict(settings={"train_cfg.max_itres": 5}))),
+            "late: toy_pipa: train_cfg: unknown setting 'max_itres'; did you mean 'max_iters'?",
+        ),
+    ],
+)
+def test_what_cannot_end_with_a_score_does_not_begin(
+    change: dict[str, Any], said: str, definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {**yaml.safe_load(definition.read_text()), "methods": dict(PiPa={}), **change}
+    definition.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert cli.main(["study", str(definition), "--out", str(tmp_path / "out")]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_one_study_at_a_time_writes_a_results_file(
+    definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["study", str(definition), "--results", str(tmp_path / "numbers.json")]
+    (tmp_path / "a").mkdir()
+    with locked(tmp_path / "a", tmp_path / "numbers.json"):
+        assert cli.main([*common, "--out", str(tmp_path / "b")]) == 1
+    assert "numbers.json: another `pipa study` is at work here; wait for it or give another --results" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_training_ends_whose_parent_is_gone_before_it_has_begun(definition: Path, tmp_path: Path) -> None:
+    """Its start takes seconds, in which the study may be killed."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command = [sys.executable, "-m", "pipa.study.worker", str(tmp_path), str(gone.pid)]
+    (tmp_path / "run.json").write_text("{}")
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # it waits here, for ever
+        assert subprocess.run(command, timeout=120).returncode == STOPPED
+
+
+def test_a_result_that_came_meanwhile_is_taken(tmp_path: Path) -> None:
+    """The training of a study that was killed ends half a second later, and may have come to its end."""
+    (tmp_path / "run.json").write_text(json.dumps(dict(keep_checkpoints=False)))
+    (tmp_path / "result.json").write_text("{}")
+    assert main(tmp_path, os.getppid()) == 0
+    assert (tmp_path / "result.json").read_text() == "{}"
+
+
+@pytest.mark.slow
+def test_a_file_of_ones_own_that_changes_is_another_training(definition: Path, data: Path, tmp_path: Path) -> None:
+    own = definition.parent / "mine.py"
+    text = '_base_ = ["toy_pipa"]\ndata_root = "nowhere"\n'
+    own.write_text(text)
+    content = {**yaml.safe_load(definition.read_text()), "config": "mine.py", "methods": {"a": dict(adapt=False)}}
+    definition.write_text(yaml.safe_dump(content, sort_keys=False))
+    command = ["study", str(definition), "--out", str(tmp_path / "out"), "--data-root", str(data), "--seeds"]
+    assert cli.main([*command, "0"]) == 0  # --data-root reaches the config's own variable too
+    own.write_text(text + "optim_wrapper = dict(optimizer=dict(lr=1e-5))\n")
+    assert cli.main([*command, "1"]) == 1
+    log = (tmp_path / "out" / "runs" / "a_seed1" / "output.txt").read_text()
+    assert "mine.py: expected the config that finished runs of 'a' were trained with, got another" in log
+    own.write_text(text + "# other words\n")
+    assert cli.main([*command, "1"]) == 0
 
 
 def test_time_left(definition: Path) -> None:

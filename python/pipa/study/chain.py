@@ -13,6 +13,8 @@ from pipa.files.numbered import numbered
 from pipa.study.definition import Run, Study
 from pipa.study.worker import RESULT, RUN
 
+REMOVED = ".removed"
+
 Names = Collection[tuple[str, int]]
 """Runs by method and seed."""
 
@@ -25,6 +27,11 @@ def name_of(run: Run) -> tuple[str, int]:
     return run.method, run.seed
 
 
+def as_text(run: Run) -> str:
+    """A run as JSON, in which keys are text and sizes are lists."""
+    return json.dumps(asdict(run))
+
+
 def check_same(run: Run, folder: Path) -> None:
     """What a folder holds was made with the run's settings.
 
@@ -32,7 +39,7 @@ def check_same(run: Run, folder: Path) -> None:
         ValueError: it was not; the message names the folder.
     """
     written = folder / RUN
-    if written.is_file() and {"start": None, **json.loads(written.read_text())["run"]} != asdict(run):
+    if written.is_file() and {"start": None, **json.loads(written.read_text())["run"]} != json.loads(as_text(run)):
         raise ValueError(f"{folder}: holds a run of other settings; remove it or give another --out")
 
 
@@ -120,7 +127,13 @@ def release(study: Study, finished: Names, waiting: Names, out: Path) -> None:
 
 def remove(folder: Path) -> None:
     """Remove a run's folder; killed on the way, it leaves nothing that passes for a run."""
-    away = folder.with_name(f".{folder.name}.removed")
+    away = folder.with_name(f".{folder.name}{REMOVED}")
     shutil.rmtree(away, ignore_errors=True)
     folder.rename(away)
     shutil.rmtree(away)
+
+
+def sweep(out: Path) -> None:
+    """Remove what a removal that was killed has left."""
+    for folder in (out / "runs").glob(f".*{REMOVED}"):
+        shutil.rmtree(folder)

@@ -33,6 +33,8 @@ from typing import Any
 
 from pipa.study.content import SHIPPED, check, content_of, known, natural, place_of
 
+# Of a config, what belongs to the study.
+DECIDED = ("work_dir", "log_level", "visualizer", "resume", "launcher", "experiment_name")
 METHOD_KEYS = ("config", "adapt", "settings", "iterations", "start")
 
 
@@ -69,6 +71,7 @@ class Study:
     evaluations: the score of a run is the mean of its last so many evaluations.
     methods: all of the whole study, in its order. starts: of those that start from another's weights, that one's name.
     test: look at the test data at the end of each run.
+    whole: a run of every method of the whole study.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Study:
     data: str | None = None
     test: bool = False
     starts: Mapping[str, str] = field(default_factory=dict)
+    whole: tuple[Run, ...] = ()
 
     @property
     def seeds(self) -> list[int]:
@@ -95,7 +99,9 @@ class Study:
         for method in methods or ():
             if method not in self.methods:
                 raise ValueError(f"--methods: {self.name} has no {method!r}, only {', '.join(map(repr, self.methods))}")
-        every = {run.method: run for run in reversed(self.runs)}
+        if seeds is not None and len(set(seeds)) < len(seeds):
+            raise ValueError(f"--seeds: expected different seeds, got {list(seeds)}")
+        every = {run.method: run for run in self.whole}
         wanted = dict.fromkeys(m for name in methods or self.methods for m in reversed(lineage(every, name)))
         by_method = [every[m] for m in wanted]
         chosen = [replace(r, seed=s) for s in (self.seeds if seeds is None else seeds) for r in by_method]
@@ -104,7 +110,8 @@ class Study:
             if len(lengths) > 1:
                 raise ValueError(f"--iterations: {self.name} has methods with a length of their own; change the file")
             chosen = [replace(run, iterations=iterations) for run in chosen]
-        return replace(self, runs=tuple(chosen))
+            every = {method: replace(run, iterations=iterations) for method, run in every.items()}
+        return replace(self, runs=tuple(chosen), whole=tuple(every.values()))
 
 
 def lineage(runs: Mapping[str, Run], method: str) -> list[str]:
@@ -127,9 +134,7 @@ def read_study(path: Path) -> Study:
     """A study from its YAML or JSON file. A ValueError names the file, the key, what was expected and what came."""
     content: Any = content_of(path)
     config = content.get("config")
-    methods = content.get("methods") or {}
-    grid = content.get("grid") or {}
-    common = content.get("settings") or {}
+    methods, grid, common = (or_empty(content.get(key)) for key in ("methods", "grid", "settings"))
     seeds = content.get("seeds", [0])
     iterations = content.get("iterations")
     score = content.get("score")
@@ -147,7 +152,7 @@ def read_study(path: Path) -> Study:
     check(content.get("data") in (None, "toy"), f"{path}: data", "toy, or nothing", content.get("data"))
     test = content.get("test", False)
     check(isinstance(test, bool), f"{path}: test", "true or false", test)
-    entries = [(str(name), entry or {}) for name, entry in methods.items()]
+    entries = [(str(name), or_empty(entry)) for name, entry in methods.items()]
     entries += [(named(point), {"settings": point}) for point in combinations(grid, path)]
     made: list[Run] = []
     for name, entry in entries:
@@ -158,9 +163,10 @@ def read_study(path: Path) -> Study:
         check(isinstance(own, str), f"{place}: config", "the name or file of a config, here or for the study", own)
         if Path(own).suffix:
             own = str(path.parent / own)
-        adapt, settings = entry.get("adapt", True), entry.get("settings") or {}
+        adapt, settings = entry.get("adapt", True), or_empty(entry.get("settings"))
         check(isinstance(adapt, bool), f"{place}: adapt", "true or false", adapt)
         check(isinstance(settings, Mapping), f"{place}: settings", "a mapping", settings)
+        check_settings({**common, **settings}, f"{place}: settings")
         length, start = entry.get("iterations", iterations), entry.get("start")
         start = None if start is None else str(start)
         check(length is None or (natural(length) and length > 0), f"{place}: iterations", "1 or more", length)
@@ -181,7 +187,21 @@ def read_study(path: Path) -> Study:
     runs = tuple(replace(run, seed=seed) for seed in seeds for run in made)
     title = str(content.get("title") or path.stem)
     starts = {run.method: run.start for run in made if run.start is not None}
-    return Study(path.stem, title, runs, baseline, last, tuple(names), content.get("data"), test, starts)
+    return Study(path.stem, title, runs, baseline, last, tuple(names), content.get("data"), test, starts, tuple(made))
+
+
+def or_empty(value: Any) -> Any:
+    """A key without a value is an empty mapping; `false` and `[]` are mistakes."""
+    return {} if value is None else value
+
+
+def check_settings(settings: Mapping[Any, Any], place: str) -> None:
+    """Refuse keys that are no paths, and what the study decides by itself."""
+    for key in settings:
+        check(isinstance(key, str), place, "dotted paths such as train_cfg.val_interval", key)
+        if key == "randomness.seed" or key.partition(".")[0] in DECIDED:
+            other = "seeds, above," if key == "randomness.seed" else "the study"
+            raise ValueError(f"{place}: {key} has no effect, {other} decides it; take it out")
 
 
 def combinations(grid: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:

@@ -45,9 +45,34 @@ def gradient_shares(log: Mapping[str, Any], part: str = "student") -> dict[str, 
     return {term: 100 * norm / total for term, norm in norms.items()} if total > 0 else {}
 
 
+def threshold_of(run: Mapping[str, Any]) -> float | None:
+    """From which probability on a run took a pixel for sure; None of a run that says nothing of it."""
+    return (run.get("pseudo_labels") or {}).get("threshold")
+
+
+def labelled(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """The runs whose pseudo-labels compare, of the seeds that every method has, and the methods that are left out.
+
+    A run without adaptation has no threshold of its own: it counts where it was measured at the baseline's. Trainings
+    with another threshold count with theirs, which is what they learned from.
+    """
+    runs = [run for run in results["runs"] if run.get("pseudo_labels")]
+    common = {threshold_of(run) for run in runs if run["method"] == results["baseline"]}
+    compare = [run for run in runs if run["settings"].get("adapt", True) or not common or threshold_of(run) in common]
+    kept = {run["method"] for run in compare}
+    out = [
+        f"{method} ({threshold_of(run)})"
+        for method in methods(results)
+        for run in runs
+        if run["method"] == method and method not in kept
+    ]
+    return shared({**results, "runs": compare}), list(dict.fromkeys(out))
+
+
 def label_table(results: Mapping[str, Any]) -> str | None:
     """Sure pixels of the target, how many of them are right, and the share of each class that is found, at the end."""
-    results = shared(results, lambda run: run.get("pseudo_labels"))
+    results, left_out = labelled(results)
+    usual = {threshold_of(run) for run in runs_of(results, results["baseline"])}
     last, rows, names = results["evaluations"], [], []
     for method in methods(results):
         found = [run["pseudo_labels"] for run in runs_of(results, method)]
@@ -55,14 +80,19 @@ def label_table(results: Mapping[str, Any]) -> str | None:
             names = list(found[0]["found"])
             end = [[late(one[key], last) for one in found] for key in ("sure", "sure_right")]
             end += [[late(one["found"][name], last) for one in found] for name in names]
-            rows.append([method, *(mean(values, 0) for values in end)])
-    return titled(
+            own = {one.get("threshold") for one in found}
+            shown = method if own == usual or not usual else f"{method} (from {', '.join(map(str, own))})"
+            rows.append([shown, *(mean(values, 0) for values in end)])
+    made = titled(
         f"Pseudo-labels on the validation data (teachers; source-only: its one network), in per cent, "
         f"{seeds_of(results)}: sure pixels, "
         "those of them that are right, and of each class the pixels that are sure and right:",
         ["", "sure", "right", *names],
         rows,
     )
+    if made is None or not left_out:
+        return made
+    return f"{made}\n\nNot shown, as measured from another probability on: {', '.join(left_out)}."
 
 
 def embedding_table(results: Mapping[str, Any]) -> str | None:

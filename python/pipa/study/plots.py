@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipa.files.atomic import write_text
+from pipa.study.inside import labelled
 from pipa.study.statistics import MODELS, compare, has_teacher
 from pipa.study.tables import methods, shared
 from pipa.viz.svg import drawing, svg_of
@@ -61,7 +62,7 @@ def label_curves(results: Mapping[str, Any], path: Path) -> Path | None:
     Returns:
         The path; None where no run has such numbers.
     """
-    results = shared(results, lambda run: run.get("pseudo_labels"))
+    results, _ = labelled(results)
     kept = results["runs"]
     if not kept:
         return None
@@ -78,10 +79,9 @@ def label_curves(results: Mapping[str, Any], path: Path) -> Path | None:
             axes.grid(color="#ddd")
             for i, method in enumerate(methods(results)):
                 lines = [values_at(run, place) for run in kept if run["method"] == method]
-                length = max((len(steps) for steps, _ in lines), default=0)
-                same = [values for steps, values in lines if len(steps) == length]
+                steps = max((tuple(steps) for steps, _ in lines), key=len, default=())
+                same = [values for at, values in lines if tuple(at) == steps]
                 if same:
-                    steps = next(steps for steps, _ in lines if len(steps) == length)
                     axes.plot(steps, np.mean(same, axis=0), color=f"C{i}", linewidth=1.2, label=method)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()

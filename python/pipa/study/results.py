@@ -6,8 +6,9 @@
 All IoU are in per cent and follow the score rule, the mean of the last ``evaluations`` evaluations; ``teacher_*`` is
 null for trainings without a teacher. ``curve`` holds every evaluation, ``log`` the training's scalars,
 ``pseudo_labels`` what :class:`pipa.mmseg.PseudoLabelMetric` found at every evaluation (of the teacher where there is
-one), ``embedding`` the distances of :func:`pipa.mmseg.evaluation.embeddings.layout` at the end (older runs lack both),
-``test`` null or the areas of each class on the test data in pixels, ``{"student": {DRIVE: {"intersect", "union"}}}``.
+one), and from which probability (``threshold``) on it took a pixel for sure; ``embedding`` the distances of
+:func:`pipa.mmseg.evaluation.embeddings.layout` at the end (older runs lack both), ``test`` null or the areas of each
+class on the test data in pixels, ``{"student": {DRIVE: {"intersect", "union"}}}``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 from pipa.files.atomic import write_text
 from pipa.files.plain import read_plain
 from pipa.study.definition import Run, Study
+
+MISSING = object()
 
 
 def summary(run: Run, result: Mapping[str, Any], evaluations: int) -> dict[str, Any]:
@@ -54,12 +57,12 @@ def summary(run: Run, result: Mapping[str, Any], evaluations: int) -> dict[str, 
         "teacher_iou": {name: average(last, f"teacher/IoU.{name}") for name in names} if teacher else None,
         "curve": curve,
         "log": columns(result["log"]),
-        "pseudo_labels": quality(lines, names, "teacher/" if teacher else ""),
+        "pseudo_labels": {"threshold": result.get("threshold")} | quality(lines, names, "teacher/" if teacher else ""),
         "embedding": {name: rounded(value) for name, value in result.get("embedding", {}).items()},
         "test": result["test"],
         "settings": run.recorded(),
         "seconds": round(result["seconds"], 1),
-        "versions": result["versions"],
+        "versions": {**result["versions"], **({"config": result["config"]} if "config" in result else {})},
     }
 
 
@@ -105,7 +108,29 @@ def read_results(path: Path) -> dict[str, Any]:
     needed = ("study", "title", "baseline", "evaluations", "methods", "runs")
     if not isinstance(content, dict) or any(key not in content for key in needed):
         raise ValueError(f"{path}: expected the results of a study with {', '.join(needed)}")
+    if not isinstance(content["runs"], list):
+        raise ValueError(f"{path}: runs: expected a list, got {type(content['runs']).__name__}")
+    for i, run in enumerate(content["runs"]):
+        check_entry(run, f"{path}: runs.{i}")
     return content
+
+
+def check_entry(run: Any, place: str) -> None:
+    """Refuse a run that has no score, or nothing to tell it by."""
+    kinds: dict[str, tuple[Any, str]] = {
+        "method": (str, "a name"),
+        "seed": (int, "a whole number"),
+        "mIoU": ((int, float), "a number"),
+        "teacher_mIoU": ((int, float, type(None)), "a number or null"),
+        "curve": (Mapping, "a mapping"),
+        "settings": (Mapping, "a mapping"),
+        "seconds": ((int, float), "a number"),
+    }
+    if not isinstance(run, Mapping):
+        raise ValueError(f"{place}: expected a mapping, got {run!r}")
+    for key, (kind, expected) in kinds.items():
+        if not isinstance(run.get(key, MISSING), kind):
+            raise ValueError(f"{place}: {key}: expected {expected}, got {run.get(key, 'nothing')!r}")
 
 
 def write_results(path: Path, study: Study, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -127,7 +152,7 @@ def write_results(path: Path, study: Study, entries: Sequence[Mapping[str, Any]]
 
 
 def kept(path: Path, study: Study) -> list[dict[str, Any]]:
-    """Runs of an earlier results file; those of the study itself must have been made with its settings.
+    """Runs of an earlier results file; those of the study's methods must have been made with its settings.
 
     Raises:
         ValueError: the file is another study's, or a run of it was made with other settings.
@@ -138,13 +163,16 @@ def kept(path: Path, study: Study) -> list[dict[str, Any]]:
     for key, value in (("study", study.name), ("evaluations", study.evaluations)):
         if content[key] != value:
             raise ValueError(f"{path}: expected results with {key} {value!r}, got {content[key]!r}; give another --out")
-    wanted = {(run.method, run.seed): run.recorded() for run in study.runs}
+    # Of the whole study, not of the part that is asked for: tables show all that the file has.
+    wanted = {run.method: run.recorded() for run in study.whole}
     for entry in content["runs"]:
-        settings = wanted.get((entry["method"], entry["seed"]), entry["settings"])
-        if settings != entry["settings"]:
-            key = next(k for k in {**settings, **entry["settings"]} if settings.get(k) != entry["settings"].get(k))
-            raise ValueError(
-                f"{path}: {entry['method']}, seed {entry['seed']} was made with {key} {entry['settings'].get(key)!r}, "
-                f"but the study says {settings.get(key)!r}; give another --out"
-            )
+        theirs = entry["settings"]
+        ours = json.loads(json.dumps(wanted.get(entry["method"], theirs)))
+        for key in {**ours, **theirs}:
+            if ours.get(key, MISSING) != theirs.get(key, MISSING):
+                made, said = (repr(one[key]) if key in one else "nothing" for one in (theirs, ours))
+                raise ValueError(
+                    f"{path}: {entry['method']}, seed {entry['seed']} was made with {key} {made}, but the study says "
+                    f"{said}; give another --out"
+                )
     return content["runs"]

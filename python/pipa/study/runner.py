@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +21,6 @@ from rich.console import Console
 from rich.live import Live
 
 from pipa import toy
-from pipa.files.atomic import write_text
 from pipa.study.chain import (
     check_same,
     folder_of,
@@ -30,29 +30,16 @@ from pipa.study.chain import (
     next_ready,
     release,
     start_of,
+    sweep,
     to_do,
-    weights_of,
 )
 from pipa.study.definition import Run, Study
+from pipa.study.processes import Running, check_runs, child_environment, collect, gpu_count, start, stop
 from pipa.study.progress import clock, table, time_left
 from pipa.study.results import kept, summary, write_results
-from pipa.study.worker import LOCK, RESULT, RUN
+from pipa.study.worker import LOCK, RESULT
 
 TRAIN_IMAGES, VAL_IMAGES = 300, 60  # of the embedded pair, as in the demo
-OUTPUT = "output.txt"
-# A training that is asked to stop saves first; after this many seconds it is killed, and loses what came since its
-# newest checkpoint.
-PATIENCE = 60.0
-
-
-@dataclass
-class Running:
-    """A training in its process."""
-
-    run: Run
-    folder: Path
-    process: subprocess.Popen[bytes]
-    device: int
 
 
 @dataclass
@@ -106,31 +93,25 @@ def run_study(
     devices = gpu_count()
     jobs = jobs or devices or os.cpu_count() or 1
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out), signals():
-        done = kept(results, study)
-        state = State([], done)
+    with locked(out, results), signals():
+        sweep(out)
+        state = State([], kept(results, study))
         if gather(state, study, out):
             write_results(results, study, state.done)
+        tell_untested(console, study, state.done, results)
         if keep_checkpoints:
             keep(study, out)
         state.pending = to_do(study, state.finished, out)
         environment = child_environment(data_folder(study, out, data_root), devices)
+        given = None if data_root is None or study.data == "toy" else str(data_root.resolve())
+        if state.pending:
+            check_runs(state.pending, study, environment, given)
         live = Live(console=console, refresh_per_second=1, transient=True) if console.is_terminal else None
+        begin = partial(start, study=study, out=out, devices=devices, environment=environment, data_root=given)
         try:
             with live or contextlib.nullcontext():
                 while state.pending or state.running:
-                    while state.pending and len(state.running) < jobs:
-                        run = next_ready(state.pending, study, out)
-                        if run is None:
-                            break  # the training that it starts from is at work
-                        needed = is_needed(run, study, state.finished, state.waiting)
-                        state.pending.remove(run)
-                        free = min(set(range(jobs)) - {r.device for r in state.running})
-                        state.running.append(
-                            start(run, study, out, free, devices, environment, keep_checkpoints, needed)
-                        )
-                    if not state.running:
-                        raise RuntimeError(no_weights(state.pending[0], study, out))
+                    fill(state, study, out, jobs, partial(begin, asked=keep_checkpoints))
                     time.sleep(0.2)
                     for one in [r for r in state.running if r.process.poll() is not None]:
                         state.running.remove(one)
@@ -148,6 +129,33 @@ def run_study(
         write_results(results, study, state.done)
         release(study, state.finished, (), out)  # what a kill after the last result has left
     return results
+
+
+def fill(state: State, study: Study, out: Path, jobs: int, begin: Callable[..., Running]) -> None:
+    """Begin trainings until ``jobs`` are at work or the next one waits for the weights of one that is.
+
+    Raises:
+        RuntimeError: nothing is at work, and what is left has no weights to start from.
+    """
+    while state.pending and len(state.running) < jobs:
+        run = next_ready(state.pending, study, out)
+        if run is None:
+            break
+        needed = is_needed(run, study, state.finished, state.waiting)
+        state.pending.remove(run)
+        free = min(set(range(jobs)) - {r.device for r in state.running})
+        made = (entry["versions"].get("config") for entry in state.done if entry["method"] == run.method)
+        state.running.append(begin(run, slot=free, needed=needed, like=next(filter(None, made), None)))
+    if not state.running:
+        raise RuntimeError(no_weights(state.pending[0], study, out))
+
+
+def tell_untested(console: Console, study: Study, done: list[dict[str, Any]], results: Path) -> None:
+    """`test: true` reaches runs to come; finished ones had no look at the test data, and have no weights any more."""
+    lacking = [entry for entry in of(study, done) if study.test and entry.get("test") is None]
+    if lacking:
+        names = ", ".join(f"{entry['method']} seed {entry['seed']}" for entry in lacking)
+        console.print(f"{results}: ended before `test: true`, without test data: {names}; remove them to train again")
 
 
 def gather(state: State, study: Study, out: Path) -> bool:
@@ -186,81 +194,6 @@ def data_folder(study: Study, out: Path, data_root: Path | None) -> Path | None:
     return toy.write(data_root or out / "data", TRAIN_IMAGES, VAL_IMAGES)
 
 
-# glibc then keeps freed memory instead of asking for it anew: an iteration on the CPU takes an eighth less time.
-KEEP_FREED = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-
-
-def child_environment(data: Path | None, devices: int) -> dict[str, str]:
-    environment = dict(os.environ)
-    if data is not None:
-        environment["PIPA_DATA"] = str(data.resolve())
-    if not devices:
-        environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = "1"
-        for name in KEEP_FREED:
-            environment.setdefault(name, str(2**33))
-    return environment
-
-
-def gpu_count() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def start(
-    run: Run,
-    study: Study,
-    out: Path,
-    slot: int,
-    devices: int,
-    environment: dict[str, str],
-    asked: bool,
-    needed: bool,
-) -> Running:
-    """Start or go on with a run in its folder. Its weights stay where they are asked for or others start from them.
-
-    Raises:
-        ValueError: the folder holds an unfinished run of other settings.
-    """
-    folder = folder_of(run, out)
-    folder.mkdir(parents=True, exist_ok=True)
-    first = start_of(run, study)
-    weights = None if first is None else weights_of(first, out)
-    wanted = {
-        "run": asdict(run),
-        "keep_checkpoints": asked or needed,
-        "asked": asked,
-        "test": study.test,
-        "weights": None if weights is None else str(weights),
-    }
-    check_same(run, folder)
-    (folder / RESULT).unlink(missing_ok=True)  # weights beside a result are the last ones
-    write_text(folder / RUN, json.dumps(wanted, indent=1))
-    own = dict(environment)
-    if devices:
-        visible = own.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",") if visible else [str(i) for i in range(devices)]
-        own["CUDA_VISIBLE_DEVICES"] = names[slot % devices]
-    with (folder / OUTPUT).open("ab") as output:
-        command = [sys.executable, "-m", "pipa.study.worker", str(folder)]
-        # A session of its own: Ctrl-C reaches this process, which asks each training once.
-        process = subprocess.Popen(
-            command, env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-    return Running(run, folder, process, slot)
-
-
-def collect(one: Running) -> dict[str, Any]:
-    """What a run whose process has ended has left in its folder."""
-    code = one.process.returncode
-    if code != 0 or not (one.folder / RESULT).is_file():
-        lines = [line for line in (one.folder / OUTPUT).read_text(errors="replace").splitlines() if line.strip()]
-        said = lines[-1] if lines else "it said nothing"
-        name = f"{one.run.method}, seed {one.run.seed}"
-        raise RuntimeError(f"{name}: the training ended with code {code}: {said} (all of it: {one.folder / OUTPUT})")
-    return json.loads((one.folder / RESULT).read_text())
-
-
 def progress(state: State) -> dict[Run, dict[str, Any]]:
     from pipa.mmseg.engine.repeatable import read_progress
 
@@ -276,29 +209,24 @@ def tell(console: Console, state: State, run: Run, jobs: int) -> None:
     console.print(f"{run.method}, seed {run.seed}: mIoU {entry['mIoU']:.1f}{teacher}; {waiting} runs and {left} left")
 
 
-def stop(running: list[Running]) -> None:
-    """Ask the trainings to save and end; wait for them."""
-    for one in running:
-        one.process.terminate()
-    end = time.monotonic() + PATIENCE
-    for one in running:
-        try:
-            one.process.wait(max(0.1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()
-
-
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One study per folder; the lock goes with its process, however that ends."""
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(
-                f"{out}: another `pipa study` is at work here; wait for it or give another --out"
-            ) from None
+def locked(out: Path, results: Path) -> Iterator[None]:
+    """One study per folder and per results file; the locks go with its process, however that ends.
+
+    The lock of the results stands among the system's temporary files: beside the results it would be one more file of
+    somebody's documentation.
+    """
+    mark = hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]
+    beside = Path(tempfile.gettempdir()) / f"pipa-study-{os.getuid()}-{mark}.lock"
+    with (out / LOCK).open("w") as first, beside.open("w") as second:
+        for place, lock in ((out, first), (results, second)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = "--out" if place == out else "--results"
+                raise RuntimeError(
+                    f"{place}: another `pipa study` is at work here; wait for it or give another {other}"
+                ) from None
         yield
 
 

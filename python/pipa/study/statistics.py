@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 9999
+# Resampling fewer units than these says little more than what each of them is: of two, all resamples are four.
+FEWEST_DRIVES = 6
 MODELS = ("student", "teacher")
 
 
@@ -126,8 +128,33 @@ def over_drives(
 ) -> tuple[float, tuple[float, float] | None] | None:
     """Mean difference on the test data over the common seeds, and its 95 % interval by resampling the drives.
 
-    None where the two methods share no tested seed; no interval below two drives.
+    None where the two methods share no tested seed; no interval below six drives, for which see :func:`by_drive`.
     """
+    found = drive_differences(results, method, baseline, model)
+    if found is None:
+        return None
+    names, difference = found
+    every = np.arange(len(names))
+    mean = float(difference(every))
+    if len(names) < FEWEST_DRIVES:
+        return mean, None
+    # So many, and 500 at a time for memory: with 2000 resamples the ends still move by a tenth of the interval.
+    interval = stats.bootstrap(
+        (every,), difference, n_resamples=RESAMPLES, batch=500, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return mean, (float(interval.low), float(interval.high))
+
+
+def by_drive(results: Mapping[str, Any], method: str, baseline: str, model: str = "student") -> dict[str, float] | None:
+    """Mean difference over the common seeds on each drive of the test data; None where there is no such seed."""
+    found = drive_differences(results, method, baseline, model)
+    return None if found is None else {name: float(found[1](np.array([i]))) for i, name in enumerate(found[0])}
+
+
+def drive_differences(
+    results: Mapping[str, Any], method: str, baseline: str, model: str
+) -> tuple[list[str], Callable[..., np.ndarray]] | None:
+    """Names of the drives, and the mean difference over the common seeds on some of them, (..., drives) -> (...)."""
     names, ours = drive_areas(results, method, model)
     others, theirs = drive_areas(results, baseline, model)
     seeds = sorted(set(ours) & set(theirs))
@@ -140,15 +167,7 @@ def over_drives(
         pairs = [(ours[s][:, drives], theirs[s][:, drives]) for s in seeds]  # (2, ..., drives, classes)
         return np.mean([miou(a.sum(-2)) - miou(b.sum(-2)) for a, b in pairs], axis=0)
 
-    every = np.arange(len(names))
-    mean = float(difference(every))
-    if len(names) < 2:
-        return mean, None
-    # So many, and 500 at a time for memory: with 2000 resamples the ends still move by a tenth of the interval.
-    found = stats.bootstrap(
-        (every,), difference, n_resamples=RESAMPLES, batch=500, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return mean, (float(found.low), float(found.high))
+    return names, difference
 
 
 def drive_areas(results: Mapping[str, Any], method: str, model: str) -> tuple[list[str], dict[int, np.ndarray]]:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipa.study.statistics import (
+    FEWEST_DRIVES,
     MODELS,
     Paired,
+    by_drive,
     class_differences,
     compare,
     compare_on_test,
@@ -104,24 +106,32 @@ def difference_cells(found: Paired) -> list[str]:
 def class_table(results: Mapping[str, Any], baseline: str | None = None) -> str:
     """Mean paired difference of each class: of the teacher, where both have one or one network stands for it."""
     baseline = baseline or results["baseline"]
-    rows, names = [], []
-    for method in methods(results):
-        if method == baseline or compare(results, method, baseline) is None:
-            continue
-        differences = class_differences(results, method, baseline, "teacher")
-        names = list(differences)
-        rows.append([method, *("–" if v is None else f"{v:+.1f}" for v in differences.values())])
+    found = {
+        method: class_differences(results, method, baseline, "teacher")
+        for method in methods(results)
+        if method != baseline and compare(results, method, baseline) is not None
+    }
+    names = list(dict.fromkeys(name for differences in found.values() for name in differences))
+    rows = [
+        [method, *("–" if (v := differences.get(name)) is None else f"{v:+.1f}" for name in names)]
+        for method, differences in found.items()
+    ]
     return f"IoU minus {baseline}'s, teachers (source-only: its one network), in points:\n\n" + table(
         ["", *names], rows
     )
 
 
 def table_on_test(results: Mapping[str, Any], baseline: str | None = None) -> str:
-    """mIoU on the test data, looked at once at the end of each run, differences, intervals over drives and seeds."""
+    """mIoU on the test data, looked at once at the end of each run, differences, intervals over drives and seeds.
+
+    With fewer than six drives the difference on each stands in the place of an interval over them.
+    """
     baseline = baseline or results["baseline"]
     seeds = sorted({run["seed"] for run in results["runs"] if run.get("test")})
     several = len(seeds) > 1
-    rows = []
+    rows: list[list[str]] = []
+    drives = {name for run in results["runs"] if run.get("test") for name in run["test"]["student"]}
+    few = len(drives) < FEWEST_DRIVES
     for method in methods(results):
         for model in MODELS:
             if model == "teacher" and not has_teacher(results, method):
@@ -131,19 +141,26 @@ def table_on_test(results: Mapping[str, Any], baseline: str | None = None) -> st
                 continue
             cells = [f"{values[s]:.1f}" if s in values else "–" for s in seeds] if several else []
             found = None if method == baseline else compare_on_test(results, method, baseline, model)
-            drives = None if found is None else over_drives(results, method, baseline, model)
-            if found is None or drives is None:
+            if found is None:
                 cells += ["–"] * (4 if several else 2)
             else:
-                cells += [f"{found.mean:+.2f}", interval(drives[1])]
+                cells += [f"{found.mean:+.2f}", of_drives(results, method, baseline, model, few)]
                 if several:
                     cells += [interval(found.student_t), f"{found.better} of {len(found.seeds)}"]
             rows.append([method, model, deviation(list(values.values())), *cells])
-    heads = ["", "network", "test mIoU", f"minus {baseline}", "95 % bootstrap over drives"]
+    heads = ["", "network", "test mIoU", f"minus {baseline}", "on each drive" if few else "95 % bootstrap over drives"]
     if several:
         heads[3:3] = [f"seed {s}" for s in seeds]
         heads += ["95 % t over seeds", "better in"]
     return table(heads, rows)
+
+
+def of_drives(results: Mapping[str, Any], method: str, baseline: str, model: str, few: bool) -> str:
+    """The difference on each of a few drives, or its interval over many."""
+    if few:
+        return ", ".join(f"{value:+.1f}" for value in (by_drive(results, method, baseline, model) or {}).values())
+    found = over_drives(results, method, baseline, model)
+    return interval(None if found is None else found[1])
 
 
 def gain(results: Mapping[str, Any], method: str, baseline: str, model: str, on: str = "score") -> str:

@@ -1,4 +1,4 @@
-"""One training of a study: its config, its training, and what is kept of it."""
+"""One training of a study, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -11,117 +11,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor
 
 from pipa._core import __version__
+from pipa.files.atomic import write_text
 from pipa.files.numbered import numbered
 from pipa.mmseg.datasets.samplers import DrawSampler
-from pipa.mmseg.engine.checkpoint_hook import SafeCheckpointHook
 from pipa.mmseg.engine.pipa_hook import PipaHook
-from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, RepeatableHook, read_lines, read_progress, seed_all
-from pipa.mmseg.engine.start_checks import is_pipa
+from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, read_lines, read_progress, seed_all
 from pipa.mmseg.engine.whole_start import WholeStart
 from pipa.mmseg.evaluation.embeddings import ClassMeans, class_means, layout
 from pipa.mmseg.evaluation.groups import areas_by_group
-from pipa.mmseg.evaluation.pseudo_labels import PseudoLabelMetric
 from pipa.mmseg.models.segmentors.step_adapter import backbone_features, core_model
-from pipa.mmseg.run.train import check_option, hush, load_config, train
-from pipa.settings import default_settings
+from pipa.mmseg.run.study_config import configure, digest, threshold_of
+from pipa.mmseg.run.train import train
 
-
-def configure(run: Mapping[str, Any], folder: Path) -> Config:
-    """The config of a run.
-
-    Args:
-        run: ``config``, ``adapt``, ``settings``, ``iterations`` and ``seed`` (:class:`pipa.study.definition.Run`).
-        folder: of the run.
-
-    Raises:
-        ValueError: no such config, one whose length is no number of iterations, or a setting that it does not have.
-    """
-    hush()
-    config = load_config(run["config"], [], str(folder))
-    save_by_iterations(config, run["config"])
-    hooks = list(config.get("custom_hooks") or [])
-    if not run["adapt"]:
-        hooks = [hook for hook in hooks if not is_pipa(hook)]
-    config.custom_hooks = hooks
-    place = next((f"custom_hooks.{i}" for i, hook in enumerate(hooks) if is_pipa(hook)), None)
-    for key, value in run["settings"].items():
-        if key.startswith("pipa."):
-            if place is None:
-                raise ValueError(f"{run['config']}: has no PipaHook to take the setting {key}")
-            key = f"{place}{key.removeprefix('pipa')}"  # what the hook itself is given wins
-        check_option(config, key)
-        config.merge_from_dict({key: value})
-    if config.train_cfg.get("dynamic_intervals"):  # mmengine takes tuples only, and YAML has none
-        config.train_cfg.dynamic_intervals = [tuple(pair) for pair in config.train_cfg.dynamic_intervals]
-    if run["iterations"] is not None:
-        set_iterations(config, run["iterations"])
-    watch_pseudo_labels(config)
-    config.custom_hooks = [*config.custom_hooks, {"type": RepeatableHook.__name__}]
-    config.randomness = {**(config.get("randomness") or {}), "seed": run["seed"]}
-    config.visualizer = {"type": "SegLocalVisualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
-    config.log_level = "ERROR"
-    return config
-
-
-def save_by_iterations(config: Config, name: str) -> None:
-    """The checkpoint that a study goes on from is its own business: whole, in the run's folder, of an iteration.
-
-    Raises:
-        ValueError: the training counts epochs.
-    """
-    loop = config.get("train_cfg") or {}
-    if "max_iters" not in loop:
-        raise ValueError(f"{name}: train_cfg: expected max_iters, as a study counts iterations, got {dict(loop)}")
-    hooks = dict(config.get("default_hooks") or {})
-    given = hooks.get("checkpoint") or {}
-    interval = given.get("interval", -1)
-    safe = given.get("type") in (SafeCheckpointHook, SafeCheckpointHook.__name__)
-    if given.get("by_epoch", not safe) or interval < 1:  # mmengine's counts epochs unless it is told otherwise
-        interval = loop.get("val_interval", loop["max_iters"])
-    hooks["checkpoint"] = {"type": SafeCheckpointHook.__name__, "interval": interval, "max_keep_ckpts": 1}
-    config.default_hooks = hooks
-
-
-def watch_pseudo_labels(config: Config) -> None:
-    """Each evaluation also says what the pseudo-labels are worth, at the threshold of the training."""
-    given = [config.get("pipa") or {}, *filter(is_pipa, config.custom_hooks)]
-    threshold = next((place["threshold"] for place in reversed(given) if "threshold" in place), None)
-    metrics = config.val_evaluator if isinstance(config.val_evaluator, (list, tuple)) else [config.val_evaluator]
-    config.val_evaluator = [*metrics, {"type": PseudoLabelMetric.__name__, "threshold": threshold}]
-
-
-def set_iterations(config: Config, iterations: int) -> None:
-    """Shorten or lengthen a training; evaluations, checkpoints, schedules and the warm-up of the patch term scale."""
-    loop = config.train_cfg
-    scale = iterations / loop.max_iters
-
-    def scaled(value: int) -> int:
-        return max(1, round(value * scale))
-
-    loop.max_iters = iterations
-    loop.val_interval = scaled(loop.val_interval)
-    if loop.get("dynamic_intervals"):
-        loop.dynamic_intervals = [(scaled(begin), scaled(step)) for begin, step in loop.dynamic_intervals]
-    config.default_hooks.checkpoint.interval = scaled(config.default_hooks.checkpoint.interval)
-    for schedule in config.param_scheduler:
-        schedule.begin, schedule.end = round(schedule.begin * scale), scaled(schedule.end)
-    shared = config.get("pipa") or {}
-    own = list(filter(is_pipa, config.custom_hooks))
-    if "patch_warmup" not in shared:
-        for hook in own:
-            hook.setdefault("patch_warmup", default_settings()["patch_warmup"])
-    for place in (shared, *own):
-        if "patch_warmup" in place:
-            place["patch_warmup"] = round(place["patch_warmup"] * scale)
+CONFIG = "config.sha256"
+"""In a run's folder: digest of the config that its checkpoints were trained with."""
 
 
 def run_once(
-    run: Mapping[str, Any], folder: Path, test: bool = False, weights: str | None = None
+    run: Mapping[str, Any],
+    folder: Path,
+    test: bool = False,
+    weights: str | None = None,
+    data_root: str | None = None,
+    like: str | None = None,
 ) -> dict[str, Any] | None:
     """Train from the newest checkpoint in ``folder``, or from the start.
 
@@ -129,13 +45,21 @@ def run_once(
         run: as for :func:`configure`.
         test: at the end, and only then, look at ``test_dataloader`` too, with student and teacher.
         weights: checkpoint that the start takes its weights from; those of the config if None.
+        data_root: as for :func:`configure`.
+        like: digest of the config of the method's finished runs, where the config is a file of one's own.
 
     Returns:
         Evaluations, log, areas on the test data and versions; None where a signal ended the training before its last
         iteration.
+
+    Raises:
+        ValueError: the config file has changed since the folder's checkpoints, or since the method's finished runs.
     """
-    config = configure(run, folder)
+    config = configure(run, folder, data_root)
     resume = bool(numbered(folder))
+    made = digest(config)
+    check_config(run, folder, made, like, resume)
+    config.resume = resume  # whatever the config says
     if weights is not None:
         config.load_from = weights
     if resume:  # else mmengine would resume from the file that the training only starts from
@@ -146,6 +70,8 @@ def run_once(
     if runner.iter < runner.max_iters:
         return None
     return {
+        "config": made,
+        "threshold": threshold_of(config),
         "embedding": embedding(runner),
         "evaluations": read_lines(folder / EVALUATIONS),
         "log": read_lines(folder / LOG),
@@ -154,6 +80,23 @@ def run_once(
         "seconds": read_progress(folder)["seconds"],
         "versions": versions(),
     }
+
+
+def check_config(run: Mapping[str, Any], folder: Path, made: str, like: str | None, resume: bool) -> None:
+    """Refuse to go on from, or to average with, trainings of a file of one's own that said something else.
+
+    Shipped configs change with the version of the package alone, which results.json names.
+    """
+    if Path(run["config"]).suffix:
+        written = folder / CONFIG
+        before = written.read_text().strip() if resume and written.is_file() else made
+        for other, what in ((before, f"the checkpoints in {folder}"), (like, f"finished runs of {run['method']!r}")):
+            if other not in (None, made):
+                raise ValueError(
+                    f"{run['config']}: expected the config that {what} were trained with, got another; undo the "
+                    "change, or give it a name and a method of its own"
+                )
+    write_text(folder / CONFIG, made + "\n")
 
 
 @torch.no_grad()

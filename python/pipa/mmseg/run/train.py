@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -21,10 +22,10 @@ from pipa.mmseg.engine.launcher import init_launcher
 from pipa.mmseg.engine.progress import ProgressHook
 from pipa.mmseg.mmengine_compat import build_runner, values_of
 from pipa.mmseg.run.config import read_config
-from pipa.mmseg.run.options import apply, check_option, without_workers
+from pipa.mmseg.run.options import apply, without_workers
 from pipa.mmseg.run.options import parse as options_of
 
-__all__ = ["check_option", "evaluate_checkpoint", "hush", "load_config", "load_weights", "train", "weights_of"]
+__all__ = ["evaluate_checkpoint", "hush", "load_config", "load_weights", "load_with", "train", "weights_of"]
 
 
 def hush() -> None:
@@ -40,6 +41,11 @@ def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str |
     Raises:
         ValueError: no such config, an override of a setting that is not there, or a misspelt setting of the runner.
     """
+    return load_with(config, options_of(options), work_dir)
+
+
+def load_with(config: str | Path, overrides: Sequence[tuple[str, Any]], work_dir: str | None = None) -> Config:
+    """As :func:`load_config`, with overrides that are values already."""
     path = Path(config)
     if not path.is_file():
         if len(path.parts) > 1 or path.suffix in SUFFIXES:
@@ -47,7 +53,7 @@ def load_config(config: str | Path, options: Sequence[str] = (), work_dir: str |
         from pipa.configs import path_of
 
         path = path_of(str(config))
-    loaded = apply(lambda layer: read_config(path, layer.get("data_root"), layer), options_of(options))
+    loaded = apply(lambda layer: read_config(path, layer.get("data_root"), layer), overrides)
     without_workers(values_of(loaded))
     check_keys(loaded, path)
     if work_dir is not None:
