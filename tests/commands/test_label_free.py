@@ -184,6 +184,21 @@ def test_refusals(
     assert "expected checkpoints" in capsys.readouterr().err
 
 
+def test_labels_that_do_not_fit_are_the_reason(
+    work: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pictures are fine: ids that are no class are what is wrong, in each of the labels."""
+    for label in sorted((data / "labels").rglob("*.png")):
+        place = tmp_path / "labels" / label.relative_to(data / "labels")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full_like(np.array(Image.open(label)), 100)).save(place)
+    options = ("--labels", tmp_path / "labels", "--suffixes", "_view.png", "_ids.png", "--out", tmp_path / "out")
+    assert run(work, "--unlabelled", data / "images", *options) == 1
+    said = capsys.readouterr().err
+    assert "could be used; the first: " in said
+    assert "100" in said.partition("the first: ")[2]
+
+
 def test_a_folder_of_trainings_is_one_table(data: Path, tmp_path: Path) -> None:
     """Which training to keep: equal file names stay apart, and each has the validations of its own log."""
     trainings = tmp_path / "runs"

@@ -187,6 +187,7 @@ def test_a_wrong_definition_is_refused(change: dict[str, Any], said: str, tmp_pa
 
 OWN = """
 default_scope = "mmseg"
+model = dict(type="EncoderDecoder")
 custom_imports = dict(imports=["pipa.mmseg"])
 custom_hooks = [dict(type="PipaHook")]
 param_scheduler = [dict(type="PolyLR", begin=0, end=40000, by_epoch=False)]

@@ -86,15 +86,17 @@ def measure(
         on_error: told of each picture that failed, and why; it counts for no network.
 
     Raises:
-        ValueError: not one picture could be read.
+        ValueError: not one picture could be used, with or without its label.
     """
     tallies = {name: Tally() for name in networks}
     agreed = seen = 0
+    first: str | None = None
     for file, label in pictures.items():
         try:
             with torch.inference_mode():
                 found = _one(networks, file, label)
         except TROUBLES as error:
+            first = first or f"{file}: {error}"
             on_error(file, error)
             continue
         finally:
@@ -104,7 +106,7 @@ def measure(
         for name, tally in found.tallies.items():
             tallies[name].add(tally)
     if seen == 0:
-        raise ValueError("unlabelled: not one of the pictures could be read")
+        raise ValueError(f"unlabelled: not one of {len(pictures)} pictures could be used; the first: {first}")
     return {name: tally.scores() for name, tally in tallies.items()}, agreed / seen if len(networks) > 1 else None
 
 

@@ -30,7 +30,12 @@ def build_runner(config: Config) -> Runner:
 
     For its log mmengine asks the compiler that Python was built with for its version, through a shell. Where there is
     none, the shell says so on the screen, of something that no training needs.
+
+    Raises:
+        ValueError: the config has no model.
     """
+    if "model" not in config:
+        raise ValueError(f"{config.filename}: expected a config with a model, got {', '.join(config) or 'nothing'}")
     variables = sysconfig.get_config_vars()
     compiler = variables.get("CC")
     if not compiler or shutil.which(Path(compiler.split()[0]).name):

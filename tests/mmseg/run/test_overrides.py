@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
 from pipa.mmseg.run.config import read_config
-from pipa.mmseg.run.train import load_config
+from pipa.mmseg.run.train import load_config, train
 
 SAYS = {".yaml": "_base_: {base}\n{text}\n", ".py": "_base_ = '{base}'\n{text}\n"}
 
@@ -261,6 +261,11 @@ REFUSED = {
     "crop_size=32": "crop_size: expected 2 values in the place of (96, 128), got 32",
     "lr=1": "the config has no 'lr'; did you mean 'optim_wrapper.optimizer.lr'?",
     "model.0.depth=1": "the config has no '0'",
+    "train_cfg.max_iters=two": "train_cfg.max_iters: expected a whole number of 1 or more, got 'two'",
+    "train_cfg.max_iters=(1,2)": "train_cfg.max_iters: expected a whole number of 1 or more, got (1, 2)",
+    "train_cfg.max_iters=0": "train_cfg.max_iters: expected a whole number of 1 or more, got 0",
+    "randomness.seed=abc": "randomness.seed: expected a whole number of 0 or more, got 'abc'",
+    "train_dataloader.num_workers=two": "train_dataloader.num_workers: expected a whole number of 0 or more, got 'two'",
 }
 
 
@@ -270,6 +275,28 @@ def test_what_nobody_knows_is_refused(option: str) -> None:
         load_config("toy_pipa", [option])
     assert REFUSED[option] in str(error.value)
     assert str(error.value).startswith("--cfg-options ")
+
+
+def test_windows_need_their_size() -> None:
+    with pytest.raises(ValueError, match=r"model\.test_cfg: expected crop_size and stride beside mode='slide'"):
+        load_config("toy_pipa", ["model.test_cfg.mode=slide"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x02}q", "mine.py: expected a config in Python, YAML or JSON, got a file that is no text"),
+        (b"model = dict(\n", "mine.py, line 1: expected a config in Python, got '(' was never closed"),
+        (b"model = dict(depth=dpeth)\n", "mine.py: NameError: name 'dpeth' is not defined"),
+        (b"lr = 1\n", "mine.py: expected a config with a model, got lr"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(content: bytes, said: str, tmp_path: Path) -> None:
+    """A checkpoint in the place of the config, for one."""
+    (tmp_path / "mine.py").write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        train(load_config(tmp_path / "mine.py"))
+    assert said in str(error.value)
 
 
 def test_what_does_nothing_is_refused(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def apply(read: Callable[[Layer], Config], options: Sequence[tuple[str, Any]]) -
     own: dict[str, Any] = {}
     for key, value in options:
         check_option(plain, key)
+        check_count(key, value)
         name = key.partition(".")[0]
         if name not in FIELDS:
             variables[name] = _variable(plain, variables, key, value)
@@ -211,6 +212,32 @@ def check_option(config: Config, key: str) -> None:
                 return
             raise ValueError(f"--cfg-options {key}: the config has no {part!r}{_hint(config, part, node, known)}")
         node = node[part]
+
+
+# Whole numbers of the runner, its schedules, loaders and hooks, and the least that each may be.
+COUNTS = {
+    "max_iters": 1,
+    "val_interval": 1,
+    "val_begin": 0,
+    "batch_size": 1,
+    "num_workers": 0,
+    "seed": 0,
+    "begin": 0,
+    "end": 1,
+}
+
+
+def check_count(key: str, value: Any) -> None:
+    """Refuse what is no whole number where one is needed: its error would come late, and name no key."""
+    place, _, name = key.rpartition(".")
+    counted = place.startswith(("train_cfg", "param_scheduler", "randomness")) or place.endswith("dataloader")
+    if name not in COUNTS or not counted:
+        return
+    if name == "seed" and value is None:
+        return
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and float(value).is_integer()
+    if not whole or value < COUNTS[name]:
+        raise ValueError(f"--cfg-options {key}: expected a whole number of {COUNTS[name]} or more, got {value!r}")
 
 
 def _hint(config: Config, part: str, node: Any, known: Any) -> str:

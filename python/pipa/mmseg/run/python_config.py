@@ -77,6 +77,7 @@ def read_python(path: str | Path, layers: tuple[Layer, ...] = ()) -> Found:
     Raises:
         ValueError: a ``_base_`` that is neither a file nor a shipped config.
     """
+    check_text(Path(path))
     if is_lazy_config(Path(path)):
         return Found(Config.fromfile(str(path)))
     read = evaluate(Path(path), layers)
@@ -86,9 +87,20 @@ def read_python(path: str | Path, layers: tuple[Layer, ...] = ()) -> Found:
     return Found(config, read.idle, read.alone)
 
 
+def check_text(path: Path) -> None:
+    """Refuse what is no Python text; mmengine's own errors would not name the file."""
+    try:
+        ast.parse(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected a config in Python, YAML or JSON, got a file that is no text") from None
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: expected a config in Python, got {error.msg}") from error
+
+
 def evaluate(path: Path, layers: tuple[Layer, ...] = ()) -> Read:
     """The values of a file and its bases; see :func:`read_python`."""
     path = path.absolute()
+    check_text(path)
     source = config_source(path)
     environment = source.environment
     texts: list[str] = []
@@ -200,7 +212,10 @@ def _run(source: ConfigSource, path: Path, base: ConfigDict, layers: tuple[Layer
     names = {name for layer in layers for name in layer if name not in FIELDS}
     code = ast.fix_missing_locations(_Bind(names).visit(copy.deepcopy(source.tree)))
     space: dict[str, Any] = {"_base_": copy.deepcopy(base), "__bind__": bind}
-    exec(compile(code, str(path), "exec"), space)
+    try:
+        exec(compile(code, str(path), "exec"), space)
+    except (NameError, TypeError, AttributeError, LookupError, ImportError) as error:
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     kept = (types.FunctionType, types.ModuleType)
     own = {k: v for k, v in space.items() if k != "_base_" and k[:2] != "__" and not isinstance(v, kept)}
     return source.filled(own, base)
