@@ -41,6 +41,7 @@ SETTINGS = {
     "train_dataloader.dataset.min_pixels": 10,
     "default_hooks.checkpoint.interval": 1,
     "pipa.patch_warmup": 2,
+    "pipa.gradient_interval": 3,
     "target_dataloader.batch_size": 2,
 }
 
@@ -89,6 +90,7 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
     assert cli.main(command) == 0
     content = json.loads((out / "results.json").read_text())
     found = {run["method"]: run for run in content["runs"]}
+    assert found["PiPa"]["log"]["grad_norm_source"]["iteration"] == [3, 6]  # though lines come every 50 iterations
     for entry in expected:
         assert without_time(found[entry["method"]]) == without_time(entry)
         # Test and validation data of the toy pair are one: two doors to one number.

@@ -135,13 +135,51 @@ def test_a_training_from_disk_has_the_labels_of_the_frozen_copy(start: Path, roo
     assert len(labels[0].unique()) > 1
 
 
+def test_labels_of_two_networks_or_pictures_never_mix(
+    start: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every training ends in a file of one name, and two folders may have pictures of one name."""
+    out = written(start, root, tmp_path / "soft", 1)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    capsys.readouterr()
+    assert cli.main(["soft-labels", str(start), str(root / "target"), "--out", str(out), "--stride", "1"]) == 0
+    assert f"0 soft labels written to {out}, {len(images(root))} were there" in capsys.readouterr().out
+
+    other = tmp_path / "other" / start.name
+    other.parent.mkdir()
+    content = torch.load(start, weights_only=False)
+    content["state_dict"]["decode_head.conv_seg.bias"] += 1
+    torch.save(content, other)
+    first = images(root)[0]
+    replaced = tmp_path / "replaced" / first.name
+    replaced.parent.mkdir()
+    replaced.write_bytes(images(root)[1].read_bytes())
+    for checkpoint, picture, said in (
+        (other, first, "soft_labels.json: the soft labels there are of another network; choose another --out"),
+        (start, replaced, f"{first.stem}.npy: is of another picture of that name; remove it or choose another --out"),
+    ):
+        assert cli.main(["soft-labels", str(checkpoint), str(picture), "--out", str(out), "--stride", "1"]) == 1
+        assert said in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    (out / f"{first.stem}.npy").unlink()
+    assert cli.main(["soft-labels", str(start), str(replaced), "--out", str(out), "--stride", "1"]) == 0
+    assert (out / f"{first.stem}.npy").read_bytes() == before[f"{images(root)[1].stem}.npy"]
+
+    new = tmp_path / "new"
+    assert cli.main(["soft-labels", str(start), str(tmp_path / "none.png"), "--out", str(new)]) == 1
+    assert not new.exists()
+    (out / "soft_labels.json").write_text('{"cla')
+    assert cli.main(["soft-labels", str(start), str(first), "--out", str(out)]) == 1
+    assert "soft_labels.json: expected the index of `pipa soft-labels`, got no such JSON" in capsys.readouterr().err
+
+
 def test_refusals(start: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = written(start, root, tmp_path / "soft", 4)
     again = ["soft-labels", str(start), str(root / "target"), "--out", str(out), "--stride"]
     assert cli.main([*again, "4"]) == 0
     assert "0 soft labels written" in capsys.readouterr().out
     assert cli.main([*again, "2"]) == 1
-    assert "is of another network, stride or classes" in capsys.readouterr().err
+    assert "the soft labels there are of stride 4, not 2" in capsys.readouterr().err
 
     def refused(error: type[Exception], message: str, **terms: Any) -> None:
         terms = {"label_network": "initial", "initial_labels": str(out), **terms}

@@ -23,7 +23,7 @@ from mmengine.runner import Runner
 
 from pipa.commands.cli import main
 from pipa.files.torch_file import CheckpointError
-from pipa.mmseg.engine.work_folder import FolderLock, to_resume
+from pipa.mmseg.engine.work_folder import DIARIES, FolderLock, to_resume
 from pipa.mmseg.run.train import train
 
 LIGHT: dict[str, Any] = dict(mask_weight=0.0, feature_distance_weight=0.0, patch_weight=0.0)
@@ -96,7 +96,10 @@ def test_a_used_folder_is_refused_or_cleared(data: Path, used: Path, tmp_path: P
     assert "holds the checkpoints of an earlier training (iter_2.pth" in error
     assert "--resume" in error
     assert (used / "iter_2.pth").exists()
+    for diary in DIARIES:
+        (used / diary).write_text('{"iteration": 7, "iterations": 9, "seconds": 5.0}\n')
     assert main(["train", path, "--work-dir", str(used), "--overwrite"]) == 0
+    assert not [diary for diary in DIARIES if (used / diary).exists()]  # else they passed for the new training's
     assert sorted(p.name for p in used.glob("*.pth")) == ["iter_1.pth"]
     assert main(["train", path, "--work-dir", str(used), "--overwrite", "--resume"]) == 1
 

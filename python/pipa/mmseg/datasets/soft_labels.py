@@ -125,7 +125,10 @@ def check_soft_labels(dataset: Any, folder: str, count: int) -> None:
     index = Path(folder) / INDEX
     if not index.is_file():
         raise FileNotFoundError(f"{index}: not there; write the soft labels with `pipa soft-labels`")
-    stored = json.loads(index.read_text(encoding="utf-8"))["classes"]
+    try:
+        stored = list(json.loads(index.read_text(encoding="utf-8"))["classes"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{index}: expected the index of `pipa soft-labels`, got no such JSON ({error})") from None
     if len(stored) != count:
         raise ValueError(f"{index}: expected {count} classes, as the network has, got {len(stored)}")
     names = list(dataset.metainfo.get("classes") or stored)

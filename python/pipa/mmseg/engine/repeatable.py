@@ -19,9 +19,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from pipa.mmseg.engine.seeding import torch_seed
+from pipa.mmseg.engine.work_folder import EVALUATIONS, LOG, PROGRESS
 from pipa.mmseg.mmengine_compat import is_training, update_val_interval
-
-EVALUATIONS, LOG, PROGRESS = "evaluations.jsonl", "log.jsonl", "progress.json"
 
 
 @HOOKS.register_module()
@@ -34,7 +33,8 @@ class RepeatableHook(Hook):
       of one seed would start from different networks.
     - An evaluation that was due at the resumed iteration, but was cut off by the kill, is made up for.
     - Evaluations go to ``work_dir/evaluations.jsonl``, and the scalars of every ``interval``-th iteration to
-      ``work_dir/log.jsonl``; after a resume a later line stands for an earlier one of the same iteration.
+      ``work_dir/log.jsonl``, with those that bring gradient norms; after a resume a later line stands for an earlier
+      one of the same iteration.
     - ``work_dir/progress.json`` says once a second how far the training is, and how long it took with all its starts.
 
     Args:
@@ -75,7 +75,9 @@ class RepeatableHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         done = runner.iter + 1
-        if done % self.interval == 0 and outputs and is_main_process():
+        # Gradient norms come at an interval of their own, and are rare enough for a line each.
+        due = done % self.interval == 0 or any("grad_norm" in name for name in outputs or ())
+        if due and outputs and is_main_process():
             scalars = {name: float(value) for name, value in outputs.items()}
             append(Path(runner.work_dir) / LOG, {"iteration": done, **scalars})
         self._tell(runner, done)

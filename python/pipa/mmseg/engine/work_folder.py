@@ -19,6 +19,9 @@ except ImportError:  # Windows has no record locks; there nothing is noticed
 
 POINTER = "last_checkpoint"
 LOCK = ".training"
+# What a training writes about itself from line to line (RepeatableHook).
+EVALUATIONS, LOG, PROGRESS = "evaluations.jsonl", "log.jsonl", "progress.json"
+DIARIES = (EVALUATIONS, LOG, PROGRESS)
 
 
 def to_resume(folder: Path, template: str) -> tuple[list[Path], str]:
@@ -60,7 +63,8 @@ def claim(folder: Path, template: str, overwrite: bool) -> None:
             f"{folder}: holds the checkpoints of an earlier training ({names}); --resume goes on with it, --overwrite "
             "removes them and starts anew, --work-dir takes another folder"
         )
-    for path in [folder / POINTER, *found, *best]:
+    # The diaries too: a study would take the earlier training's evaluations for the new one's.
+    for path in [folder / POINTER, *found, *best, *(folder / name for name in DIARIES)]:
         path.unlink(missing_ok=True)
 
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,10 @@ from pipa.files.atomic import write, write_text
 from pipa.mmseg.checkpoints.weights import Weights
 from pipa.mmseg.datasets.soft_labels import INDEX, file_of
 from pipa.mmseg.run.open import open_segmenter
+
+PICTURES = "pictures"
+# The index is written anew after so many labels: what a kill leaves unnoted is made again.
+NOTED = 50
 
 
 def _save(values: np.ndarray, file: IO[bytes]) -> None:
@@ -44,10 +49,12 @@ def write_soft_labels(
             keeps all: a Cityscapes image of 1280 x 640 has 31 MB then, and 2 MB at 4.
 
     Returns:
-        How many were written; those that are there already are left.
+        How many were written; those that are there already, of the same picture and network, are left.
 
     Raises:
-        ValueError: two images of one stem, no image, or a folder with labels of other classes or another stride.
+        ValueError: two images of one stem, no image, a network with one logit for all classes, or a folder with labels
+            of other classes, another stride, another network, or of another picture of the same name.
+        FileNotFoundError: an image that is not there; nothing is written then.
     """
     if stride < 1:
         raise ValueError(f"--stride: expected at least 1, got {stride}")
@@ -57,22 +64,25 @@ def write_soft_labels(
     for image in images:
         if stems.setdefault(image.stem, image) != image:
             raise ValueError(f"{image}: has the name of {stems[image.stem]}; soft labels are stored by name")
+    pictures = {image.stem: digest_of_file(image) for image in images}
     network: Any = open_segmenter(checkpoint, config, weights, device).network
+    if len(network.classes) < 2:
+        raise ValueError(f"{checkpoint}: expected a network with a logit for each class, got one for all")
     index = {
         "classes": list(network.classes),
         "stride": stride,
         "checkpoint": Path(checkpoint).name,
         "weights": weights,
+        # Every training ends in a file of the same name: only the weights say which network it was.
+        "sha256": digest_of_weights(network),
     }
     out.mkdir(parents=True, exist_ok=True)
     file = out / INDEX
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != index:
-        raise ValueError(f"{file}: is of another network, stride or classes; choose another --out")
-    write_text(file, json.dumps(index, indent=1) + "\n")
+    known = check_index(file, index, pictures)
     done = 0
     for image in images:
         target = file_of(out, image)
-        if target.is_file():
+        if target.is_file() and image.stem in known:
             continue
         prepared = network.prepare(image)
         logits = network.logits(prepared.inputs, [prepared.meta]).float()
@@ -83,5 +93,52 @@ def write_soft_labels(
             logits = interpolate(logits, size, mode="area")
         probability = logits.softmax(1)[0].cpu().numpy().astype(np.float16)
         write(target, partial(_save, probability))
+        known[image.stem] = pictures[image.stem]
         done += 1
+        if done % NOTED == 0:
+            write_index(file, index, known)
+    write_index(file, index, known)
     return done
+
+
+def check_index(file: Path, index: Mapping[str, Any], pictures: Mapping[str, str]) -> dict[str, str]:
+    """Digests of the pictures whose soft labels a folder holds, by stem.
+
+    Raises:
+        ValueError: they are of another network or stride, or of another picture of the same name.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        known = dict(found.pop(PICTURES, {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{file}: expected the index of `pipa soft-labels`, got no such JSON ({error})") from None
+    for key in index:
+        if found.get(key) != index[key]:
+            other = "another network" if key == "sha256" else f"{key} {found.get(key)!r}, not {index[key]!r}"
+            raise ValueError(f"{file}: the soft labels there are of {other}; choose another --out")
+    for stem, digest in pictures.items():
+        if known.get(stem, digest) != digest and (file.parent / f"{stem}.npy").is_file():
+            raise ValueError(
+                f"{file.parent / stem}.npy: is of another picture of that name; remove it or choose another --out"
+            )
+    return known
+
+
+def write_index(file: Path, index: Mapping[str, Any], known: Mapping[str, str]) -> None:
+    write_text(file, json.dumps({**index, PICTURES: known}, indent=1) + "\n")
+
+
+def digest_of_file(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def digest_of_weights(network: Any) -> str:
+    """SHA-256 of names and values of a network's weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.model.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -19,8 +19,9 @@ from pipa.files.atomic import write_text
 from pipa.files.numbered import numbered
 from pipa.mmseg.datasets.samplers import DrawSampler
 from pipa.mmseg.engine.pipa_hook import PipaHook
-from pipa.mmseg.engine.repeatable import EVALUATIONS, LOG, read_lines, read_progress, seed_all
+from pipa.mmseg.engine.repeatable import read_lines, read_progress, seed_all
 from pipa.mmseg.engine.whole_start import WholeStart
+from pipa.mmseg.engine.work_folder import EVALUATIONS, LOG
 from pipa.mmseg.evaluation.embeddings import ClassMeans, class_means, layout
 from pipa.mmseg.evaluation.groups import areas_by_group
 from pipa.mmseg.models.segmentors.step_adapter import backbone_features, core_model
