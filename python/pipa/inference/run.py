@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ def predict_files(
     """
     root, files = find(source, out)
     bases = names(files, root)
+    make_folder(out)
     page = out / "index.html"
     if report:
         refuse_foreign(page)
@@ -80,10 +82,11 @@ def predict_files(
         task = bar.add_task("segmenting", total=len(files))
         for prediction in segmenter.stream(_ticking(files, bar, task), on_error=note, **options.as_dict()):
             assert prediction.path is not None  # files were given
+            target = out / bases[prediction.path]
             try:
-                outcome.written.append(save(prediction, out / bases[prediction.path], confidence)[0])
-            except OSError as error:
-                note(prediction.path, error)
+                outcome.written.append(save(prediction, target, confidence)[0])
+            except OSError as error:  # of the result, not of the picture
+                note(prediction.path, ValueError(f"cannot be written to {target.parent}: {error.strerror or error}"))
                 continue
             if report:
                 entries.append(entry_of(str(prediction.path.relative_to(root)), prediction, confidence))
@@ -91,6 +94,20 @@ def predict_files(
     if report:
         outcome.report = _gallery(page, segmenter, entries, outcome.problems)
     return outcome
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of the results, before the first picture is segmented.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written to it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {out}: expected a folder to write to, got: {error.strerror or error}") from None
 
 
 def predict_video(
@@ -101,7 +118,13 @@ def predict_video(
     limit: int | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Segment the frames of a video or camera into ``out/NAME_overlay.mp4``."""
+    """Segment the frames of a video or camera into ``out/NAME_overlay.mp4``.
+
+    Frames that the file promises and that cannot be decoded are a problem; those before them are kept.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--frames: expected 1 or more, got {limit}")
+    make_folder(out)
     video = Video(source)
     path = out / f"{name_of(source)}_overlay.mp4"
     if path.resolve() == Path(source).resolve():
@@ -110,12 +133,14 @@ def predict_video(
         raise FileExistsError(f"{path}: is there already; remove it or choose another --out")
     writer = Writer(path, video.fps)
     total = limit if video.count == 0 else min(video.count, limit or video.count)
+    outcome, done = Outcome(), 0
     try:
         with progress(console) as bar:
             task = bar.add_task("segmenting", total=total)
             try:
                 for prediction in segmenter.stream(video.frames(limit), **options.as_dict()):
                     writer.add(prediction.overlay())
+                    done += 1
                     bar.advance(task)
             except KeyboardInterrupt:  # the way to end a camera; what was seen is kept
                 if video.count:
@@ -124,7 +149,11 @@ def predict_video(
         writer.drop()
         raise
     writer.close()
-    return Outcome([path])
+    if done:
+        outcome.written.append(path)
+    if video.count and total is not None and done < total:
+        outcome.problems.append((source, f"expected {total} frames, as the file says, but {done} can be decoded"))
+    return outcome
 
 
 def predict_any(
@@ -135,6 +164,8 @@ def predict_any(
         if confidence or report:
             raise ValueError(f"{source}: --confidence and --report are for pictures, not for videos")
         return predict_video(segmenter, source, out, options, limit)
+    if limit is not None:
+        raise ValueError(f"--frames: is for videos and cameras, and {source} is neither")
     return predict_files(segmenter, Path(source), out, options, confidence, report)
 
 

@@ -21,7 +21,7 @@ def is_camera(source: str) -> bool:
 
 def is_video(source: str) -> bool:
     """Is this a camera or the name of a video file?"""
-    return is_camera(source) or Path(source).suffix.lower() in SUFFIXES
+    return is_camera(source) or (Path(source).suffix.lower() in SUFFIXES and not Path(source).is_dir())
 
 
 def name_of(source: str) -> str:
@@ -74,7 +74,10 @@ class Video:
 
 
 class Writer:
-    """An MP4 file of RGB frames of one size; it takes its place when it is closed."""
+    """An MP4 file of RGB frames of one size; it takes its place when it is closed.
+
+    The format has even sizes alone: an odd one gets its last row or column twice.
+    """
 
     def __init__(self, path: Path, fps: float) -> None:
         self._cv2, self.path, self.fps = opencv(), path, fps
@@ -82,6 +85,7 @@ class Writer:
         self._writer: Any = None
 
     def add(self, frame_hwc: npt.NDArray[np.uint8]) -> None:
+        frame_hwc = np.pad(frame_hwc, ((0, frame_hwc.shape[0] % 2), (0, frame_hwc.shape[1] % 2), (0, 0)), mode="edge")
         height, width = frame_hwc.shape[:2]
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
