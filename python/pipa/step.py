@@ -60,7 +60,7 @@ class PipaStep(nn.Module):
             no std is above 1, else 255.
         teacher: network of the same architecture; a copy of the student when not given.
         imagenet: frozen network with the features the student started from, for the feature distance. A copy of the
-            student at construction when not given and ``feature_distance_weight > 0``.
+            student at construction when not given and ``feature_distance_weight > 0``; not used at a weight of 0.
         initial: frozen network that the training starts from, for ``label_network="initial"`` and
             ``distillation_weight > 0``. A copy of the student at construction when not given; part of ``state_dict()``.
             ``"stored"``: there is none, each call brings its answer as ``initial_logits``.
@@ -142,10 +142,10 @@ class PipaStep(nn.Module):
                 self.initial = unwrap(initial, "initial").core.requires_grad_(False)
             elif initial != "stored":
                 raise ValueError(f"initial: expected a network or 'stored', got {initial!r}")
-        elif initial == "stored":
-            raise ValueError(
-                "initial='stored': expected label_network='initial' or distillation_weight above 0 beside it"
-            )
+        elif initial is not None:
+            what = "initial='stored'" if initial == "stored" else "initial"
+            raise ValueError(f"{what}: expected label_network='initial' or distillation_weight above 0 beside it")
+        self._stored = initial == "stored"
         make = adapter or adapter_for(
             core, features, num_classes, auxiliary_weight, align_corners, finest_stride, wrapped.compiler
         )
@@ -248,6 +248,8 @@ class PipaStep(nn.Module):
             encoder_parameters(self._networks, self._networks._student) if log_gradients else ()
         )
         try:
+            if initial_logits is not None and not self._stored:
+                raise ValueError("initial_logits: expected initial='stored' at the making of the step")
             check_call(self, source, target, check_finite)
             scalars, mixed = self._native.run(
                 self._networks, source, source_label, target, valid_mask, draws, log_gradients, check_finite, self.group

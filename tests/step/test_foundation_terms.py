@@ -179,12 +179,18 @@ def test_stored_answers_stand_for_the_start_network() -> None:
     assert not [name for name in step.state_dict() if name.startswith("initial")]
     with pytest.raises(ValueError, match="initial_logits= in each call"):
         step(*batch)
+    for unread in ({"initial": start}, {}):  # an answer that nobody reads, beside a network or without one
+        other = {} if unread else {**settings, "label_network": "teacher", "distillation_weight": 0.0}
+        _, step = small_step(copy.deepcopy(net), **{**settings, **other}, **unread)
+        with pytest.raises(ValueError, match="initial_logits: expected initial='stored' at the making of the step"):
+            step(*batch, initial_logits=said)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"initial": "stored"}, "initial='stored': expected label_network='initial' or distillation_weight above 0"),
+        ({"initial": SmallNet()}, "initial: expected label_network='initial' or distillation_weight above 0 beside it"),
         ({"initial": "kept", "label_network": "initial"}, "initial: expected a network or 'stored', got 'kept'"),
     ],
 )

@@ -238,8 +238,6 @@ class Networks:
             ValueError: there is no such network.
         """
         if self.stored is not None:
-            if self.start is not None:
-                raise ValueError("initial_logits: expected initial='stored' at the making of the step")
             return self.stored
         if self.start is None:
             raise ValueError(
