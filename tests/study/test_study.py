@@ -226,6 +226,10 @@ def test_wrong_arguments(
             "toy_pipa: expected a test_dataloader, as the study says",
         ),
         (
+            dict(settings={**SETTINGS, "test_evaluator": dict(_delete_=True, type="PseudoLabelMetric")}),
+            "PiPa: toy_pipa: test_evaluator: expected a DomainIoUMetric",
+        ),
+        (
             dict(settings={**SETTINGS, "val_evaluator": dict(type="IoUMetric")}),
             "PiPa: toy_pipa: val_evaluator: expected a DomainIoUMetric without prefix, whose mIoU and IoU.CLASS make "
             "the score, got IoUMetric",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,17 +10,23 @@ from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
 
 
-@torch.no_grad()
 def evaluate(runner: Runner, model: Any) -> dict[str, float]:
     """Metrics of ``model`` on the validation data, by the configured evaluator. Its training mode is restored."""
     loop = runner.val_loop
+    for _ in processed(model, loop):
+        pass
+    return loop.evaluator.evaluate(len(loop.dataloader.dataset))
+
+
+def processed(model: Any, loop: Any) -> Iterator[Any]:
+    """Predictions of each batch of a loop, which its evaluator has seen. The model's training mode is restored."""
     training = model.training
     model.eval()
     try:
         for batch in loop.dataloader:
-            with autocast(enabled=getattr(loop, "fp16", False)):
+            with torch.no_grad(), autocast(enabled=getattr(loop, "fp16", False)):
                 outputs = model.val_step(batch)
             loop.evaluator.process(data_samples=outputs, data_batch=batch)
-        return loop.evaluator.evaluate(len(loop.dataloader.dataset))
+            yield outputs
     finally:
         model.train(training)

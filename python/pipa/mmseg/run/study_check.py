@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import LOOPS
 from mmengine.runner import IterBasedTrainLoop
+from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 
 from pipa.mmseg.evaluation.metrics import DomainIoUMetric
@@ -38,6 +39,8 @@ def check_run(run: Mapping[str, Any], test: bool, evaluations: int, data_root: s
     check_metric(config, place)
     if test and config.get("test_dataloader") is None:
         raise ValueError(f"{place}: expected a test_dataloader, as the study says test: true, got none")
+    if test and not any(issubclass(kind, IoUMetric) for kind, _ in metrics_of(config.get("test_evaluator"))):
+        raise ValueError(f"{place}: test_evaluator: expected a DomainIoUMetric, as the study says test: true, got none")
     there = count_evaluations(config)
     if there < evaluations:
         raise ValueError(
@@ -65,14 +68,18 @@ def check_loop(config: Config, place: str) -> None:
 
 def check_metric(config: Config, place: str) -> None:
     """Scores are made of the scalars ``mIoU`` and ``IoU.CLASS``."""
-    found = []
-    for metric in config.val_evaluator:
-        kind = metric.get("type")
-        kind = METRICS.get(kind) if isinstance(kind, str) else kind
-        if isinstance(kind, type) and issubclass(kind, DomainIoUMetric) and metric.get("prefix") is None:
-            return
-        found.append(str(metric.get("type")))
+    found = metrics_of(config.val_evaluator)
+    if any(issubclass(kind, DomainIoUMetric) and metric.get("prefix") is None for kind, metric in found):
+        return
+    names = ", ".join(kind.__name__ for kind, _ in found[:-1])  # the last one is the study's own
     raise ValueError(
         f"{place}: val_evaluator: expected a DomainIoUMetric without prefix, whose mIoU and IoU.CLASS make the score, "
-        f"got {', '.join(found[:-1]) or 'none'}"
+        f"got {names or 'none'}"
     )
+
+
+def metrics_of(evaluator: Any) -> list[tuple[type, Mapping[str, Any]]]:
+    """Classes and configs of an evaluator's metrics."""
+    given = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator] if evaluator else []
+    kinds = [(METRICS.get(m["type"]) if isinstance(m.get("type"), str) else m.get("type"), m) for m in given]
+    return [(kind, metric) for kind, metric in kinds if isinstance(kind, type)]
