@@ -199,6 +199,77 @@ def test_test_and_export(trained: Path, data: Path, tmp_path: Path, capsys: pyte
     assert figures[0] != figures[2]  # student and teacher
 
 
+def tested(capsys: pytest.CaptureFixture[str], checkpoint: Path, work: Path, *options: str) -> str:
+    """The mIoU that `pipa test` prints."""
+    capsys.readouterr()
+    argv = ["test", "toy_pipa", str(checkpoint), "--work-dir", str(work), "--cfg-options", *options]
+    assert cli.main(argv) == 0
+    return re.search(r"^mIoU +(\d+\.\d\d)$", capsys.readouterr().out, re.MULTILINE)[1]
+
+
+def names_of(root: Path) -> list[str]:
+    return json.loads((root / "classes.json").read_text())["classes"]
+
+
+def test_ignored_pixels_count_nowhere_whatever_their_id(
+    trained: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = list((copy / "target/gtFine/val").rglob("*labelTrainIds.png"))
+
+    def ignore(new: int) -> None:
+        for path in labels:
+            array = np.array(Image.open(path)).astype(np.uint8 if new < 256 else np.uint16)
+            array[:24] = new
+            array[array >= CLASSES] = new
+            Image.fromarray(array).save(path)
+
+    ignore(255)
+    right = tested(capsys, trained / "iter_2.pth", tmp_path / "logs", "log_level=ERROR")
+    for new in (100, 65535):
+        ignore(new)
+        table = tmp_path / f"ignore{new}.json"
+        table.write_text(json.dumps(dict(names=names_of(copy), ignore_index=new)))
+        options = f"test_dataloader.dataset.classes={table}"
+        assert tested(capsys, trained / "iter_2.pth", tmp_path / "logs", options) == right
+    argv = ["test", "toy_pipa", str(trained / "iter_2.pth"), "--work-dir", str(tmp_path / "logs"), "--cfg-options"]
+    text = sentence(capsys, [*argv, options, "test_evaluator.type=IoUMetric"])
+    assert "test_evaluator: IoUMetric leaves out id 255, but the data set of test_dataloader marks" in text
+    assert text.endswith("with id 65535: they would count as errors")
+
+
+def test_data_of_other_classes_is_refused(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = names_of(data)
+    checkpoint = trained / "iter_2.pth"
+    bare = tmp_path / "bare.pth"  # weights alone: their number of classes is all there is to compare
+    torch.save({"state_dict": torch.load(checkpoint, weights_only=True)["state_dict"]}, bare)
+
+    def table(kind: str, listed: list[str]) -> str:
+        path = tmp_path / f"{kind}.json"
+        path.write_text(json.dumps(dict(names=listed)))
+        return f"_dataloader.dataset.classes={path}"
+
+    reversed_, front, short = table("r", names[::-1]), table("v", ["void", *names]), table("s", names[:-1])
+    cases = [
+        (checkpoint, reversed_, r"iter_2\.pth: its class 0 is 'road', but that of .* test_dataloader is 'person'$"),
+        (checkpoint, front, r"its class 0 is 'road', .* is 'void' \(9 classes there, 10 here\)$"),
+        (checkpoint, short, r"its class 8 is 'person', .* is none \(9 classes there, 8 here\)$"),
+        (bare, front, r"num_classes is 9, but the data set of test_dataloader has 10 classes"),
+    ]
+    for file, option, pattern in cases:
+        argv = ["test", "toy_pipa", str(file), "--work-dir", str(tmp_path / "logs"), "--cfg-options"]
+        assert re.search(pattern, sentence(capsys, [*argv, f"test{option}"])), pattern
+    assert tested(capsys, bare, tmp_path / "logs", f"test{reversed_}")  # it names no classes
+    own = ("custom_hooks", "min_pixels", "missing")
+    plain = [option for option in TINY if not any(word in option for word in own)]
+    plain += ["train_dataloader.dataset.min_pixels=1", "train_dataloader.dataset.missing=drop"]
+    for config, options in (("toy_pipa", TINY), ("toy_source_only", plain)):
+        argv = ["train", config, "--work-dir", str(tmp_path / config), "--cfg-options", *options, f"val{reversed_}"]
+        text = sentence(capsys, argv)
+        assert "train_dataloader: its class 0 is 'road', but that of the data set of val_dataloader is 'person'" in text
+
+
 def test_predict_on_odd_sizes_and_a_folder(trained: Path, data: Path, tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     sizes = {"a.png": (97, 131), "sub/b.jpg": (33, 250)}

@@ -80,7 +80,8 @@ def labels_of_test(config: Any, file: Path, data: Path, teacher: bool) -> dict[s
     for step in pipeline:
         if step.type == "LoadImage":
             step.convert = True  # grey and RGBA: refused in a data set, taken as a picture
-    classes = [f"c{i}" for i in range(config.model.decode_head.num_classes)]
+    named = describe(config)["classes"]  # a test refuses data of other classes than the checkpoint's
+    classes = named or [f"c{i}" for i in range(config.model.decode_head.num_classes)]
     config.test_dataloader.dataset = dict(
         type="FolderDataset",
         data_root=str(data),

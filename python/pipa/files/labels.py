@@ -13,6 +13,9 @@ import numpy as np
 from pipa.files import images
 from pipa.files.images import DataError
 
+# The id of pixels without a class where nothing is said, as in mmseg.
+IGNORED = 255
+
 
 @dataclass(frozen=True)
 class LabelReading:
@@ -26,7 +29,7 @@ class LabelReading:
     """
 
     num_classes: int | None = None
-    ignore_index: int = 255
+    ignore_index: int = IGNORED
     id_map: tuple[tuple[int, int], ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
 
@@ -36,7 +39,7 @@ class LabelReading:
         ids, colors = sample.get("id_map"), sample.get("label_colors")
         return cls(
             num_classes if num_classes is not None else sample.get("num_classes"),
-            ignore if ignore is not None else sample.get("ignore_index", 255),
+            ignore if ignore is not None else sample.get("ignore_index", IGNORED),
             None if ids is None or colors else tuple((int(k), int(v)) for k, v in ids.items()),
             tuple((int(r), int(g), int(b)) for r, g, b in colors) if colors else None,
         )

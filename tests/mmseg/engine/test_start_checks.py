@@ -54,6 +54,18 @@ def plain_source(cfg: dict[str, Any], **settings: Any) -> None:
     cfg["train_dataloader"]["dataset"] = {**inner, **settings}
 
 
+def validated(cfg: dict[str, Any], evaluator: str = "DomainIoUMetric", **settings: Any) -> None:
+    """Validate on the source's data, read with other settings."""
+    inner = copy.deepcopy(cfg["train_dataloader"]["dataset"]["dataset"])
+    inner.update(pipeline=[dict(type="LoadImage"), dict(type="LoadLabel"), dict(type="PackSegInputs")], **settings)
+    sampler = dict(type="DefaultSampler", shuffle=False)
+    cfg.update(
+        val_dataloader=dict(batch_size=1, num_workers=0, sampler=sampler, dataset=inner),
+        val_cfg=dict(type="ValLoop"),
+        val_evaluator=dict(type=evaluator),
+    )
+
+
 # What is changed in a good config, and words of the refusal.
 CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "EMAHook": (lambda c: c["custom_hooks"].append(dict(type="EMAHook")), "EMAHook beside PipaHook"),
@@ -91,6 +103,14 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "ignored id": (
         lambda c: c["model"]["decode_head"].update(ignore_index=254),
         "marks pixels without a class with id 255, but the loss ignores id 254",
+    ),
+    "order of the classes": (
+        lambda c: validated(c, classes=["sign", "car", "road"]),
+        "train_dataloader: its class 0 is 'road', but that of the data set of val_dataloader is 'sign'",
+    ),
+    "metric's ignored id": (
+        lambda c: validated(c, "IoUMetric", ignore_index=100),
+        "val_evaluator: IoUMetric leaves out id 255, but the data set of val_dataloader marks .* id 100",
     ),
     "epochs": (
         lambda c: c.update(train_cfg=dict(by_epoch=True, max_epochs=1)),

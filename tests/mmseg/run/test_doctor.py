@@ -272,6 +272,26 @@ def test_the_share_of_unlisted_colours(tmp_path: Path) -> None:
     assert "(9, 9, 9)" in warning.found
 
 
+def test_test_data_of_other_classes(root: Path, tmp_path: Path) -> None:
+    cfg = tiny.config(root, tmp_path / "work")
+    data = copy.deepcopy(source(cfg))
+    data.update(
+        classes=["sign", "car", "road"],
+        ignore_index=100,
+        pipeline=[dict(type="LoadImage"), dict(type="LoadLabel", ignore_index=255), dict(type="PackSegInputs")],
+    )
+    cfg.update(
+        test_dataloader=dict(batch_size=1, num_workers=0, sampler=dict(type="DefaultSampler"), dataset=data),
+        test_cfg=dict(type="TestLoop"),
+        test_evaluator=dict(type="IoUMetric"),
+    )
+    found = dict(errors(check(cfg, iteration=False)))
+    assert found["test_dataloader.dataset"].endswith("that of the data set of test_dataloader is 'sign'")
+    assert "IoUMetric leaves out id 255" in found["test_evaluator"]
+    data.update(classes="classes.json", ignore_index=255)
+    assert errors(check(cfg, iteration=False)) == []
+
+
 def test_a_config_without_a_model_says_so(root: Path) -> None:
     cfg = tiny.config(root, Path("unused"))
     del cfg["model"]

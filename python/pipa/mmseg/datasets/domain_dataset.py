@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
 from pipa.files.images import DataError
+from pipa.files.labels import IGNORED
 from pipa.files.listing import find_files
 from pipa.mmseg.datasets.draw import REPLACEMENT, Draw, seeded
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
@@ -84,6 +85,8 @@ class DomainDataset(BaseSegDataset):
         self.fuse = fuse
         self._fused: tuple[list, Fused | None] | None = None
         super().__init__(data_root=str(data_root), **kwargs)
+        if self.ignore_index != IGNORED:  # metrics take it from here; 255 is what all take where nothing is said
+            self._metainfo["ignore_index"] = self.ignore_index
         self._check_label_loader()
         if unlabelled:
             self.pipeline = TargetPipeline(self.pipeline)

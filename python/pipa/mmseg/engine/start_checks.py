@@ -1,4 +1,5 @@
-"""What a training refuses at its start. Two callers: `PipaHook`, which stops at it, and `pipa doctor`, which lists it.
+"""What a training or a test refuses at its start. `PipaHook`, `DataCheckHook` and `pipa test` stop at it, `pipa doctor`
+lists it.
 
 Each check yields findings with the place in the config, so that all of them can be told at once.
 """
@@ -180,32 +181,107 @@ def _check_batches(config: Mapping[str, Any], hook: Mapping[str, Any], place: st
         yield Finding(ERROR, f"{own}target_dataloader.batch_size", text, "give both loaders the same batch_size")
 
 
-def check_built(runner: Runner, model: Any, head: Any, num_classes: int) -> Iterator[Finding]:
+def check_built(runner: Runner, model: Any, head: Any, num_classes: int | None) -> Iterator[Finding]:
     """What shows once the data sets and the model are there, before a weight is loaded.
 
     Args:
-        model: the segmentor. head: its main decode head. num_classes: of the training.
+        model: the segmentor. head: its main decode head. num_classes: of the training. None: not known.
     """
     loop = runner.train_loop
     if isinstance(loop, EpochBasedTrainLoop) and isinstance(loop.dataloader.sampler, DrawSampler):
         text = "train_cfg: an epoch of DrawSampler never ends, so nothing would be validated or saved"
         yield Finding(ERROR, "train_cfg", text, "use train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)")
-    for place, part in (("train", loop), ("val", runner.val_loop)):
-        data = getattr(getattr(part, "dataloader", None), "dataset", None)
-        if data is None:
-            continue
-        where = f"{place}_dataloader"
-        yield from _check_classes(where, data, num_classes)
-        if place == "train":
-            yield from _check_ignored(where, data, model, int(head.ignore_index))
+    train, val = (getattr(getattr(part, "dataloader", None), "dataset", None) for part in (loop, runner.val_loop))
+    yield from _check_classes("train_dataloader", train, num_classes)
+    ignored = getattr(head, "ignore_index", None)
+    if train is not None and ignored is not None:
+        yield from _check_ignored("train_dataloader", train, model, int(ignored))
+    if val is not None:
+        yield from check_evaluated("val", val, runner.val_loop.evaluator, num_classes)
+        if len(class_names(train)) == len(class_names(val)):  # another number is told already
+            yield from same_classes("val", val, class_names(train), "train_dataloader")
 
 
-def _check_classes(place: str, data: Any, num_classes: int) -> Iterator[Finding]:
-    names = list((getattr(data, "metainfo", None) or {}).get("classes") or ())
-    if names and len(names) != num_classes:
+def check_evaluated(kind: str, data: Any, evaluator: Any, num_classes: int | None) -> Iterator[Finding]:
+    """Data that a network is evaluated on: as many classes as it has, and one id for pixels without a class.
+
+    Args:
+        kind: "val" or "test". evaluator: whose metrics know the data set's `metainfo`.
+    """
+    yield from _check_classes(f"{kind}_dataloader", data, num_classes)
+    for metric in evaluator.metrics:
+        own = getattr(metric, "ignore_index", None)
+        for part in parts(data):
+            marked = getattr(part, "ignore_index", own)
+            if own is not None and marked != own:
+                text = (
+                    f"{kind}_evaluator: {type(metric).__name__} leaves out id {own}, but the data set of "
+                    f"{kind}_dataloader marks pixels without a class with id {marked}: they would count as errors"
+                )
+                fix = f"give it ignore_index={marked}; DomainIoUMetric takes the data set's where it is given none"
+                yield Finding(ERROR, f"{kind}_evaluator", text, fix)
+                break
+
+
+def class_names(data: Any) -> list[str]:
+    """Names of a data set's classes by id; none where it does not say them."""
+    return [str(name) for name in (getattr(data, "metainfo", None) or {}).get("classes") or ()]
+
+
+def same_classes(kind: str, data: Any, trained: Sequence[str], where: str) -> Iterator[Finding]:
+    """The classes of data that a network is evaluated on, one by one beside those that it was trained on.
+
+    Args:
+        trained: names by id. where: what says them, a file or a loader of the config.
+    """
+    names = class_names(data)
+    if not names or not trained or names == list(trained):
+        return
+    place = next((i for i, (a, b) in enumerate(zip(names, trained, strict=False)) if a != b), None)
+    place = min(len(names), len(trained)) if place is None else place
+    theirs, ours = (repr(found[place]) if place < len(found) else "none" for found in (trained, names))
+    counts = "" if len(names) == len(trained) else f" ({len(trained)} classes there, {len(names)} here)"
+    text = f"{where}: its class {place} is {theirs}, but that of the data set of {kind}_dataloader is {ours}{counts}"
+    fix = "give both the same classes in the same order"
+    yield Finding(ERROR, f"{kind}_dataloader.dataset", text, fix)
+
+
+def classes_of(head: Any) -> int | None:
+    """Number of classes that a decode head tells apart; None where it does not say."""
+    found = getattr(head, "num_classes", None)
+    return found if isinstance(found, int) else None
+
+
+def check_tested(runner: Runner, head: Any, checkpoint: Mapping[str, Any], where: str) -> Iterator[Finding]:
+    """What a test refuses: data of other classes than the checkpoint's or the network's, or another ignored id.
+
+    Args:
+        head: the main decode head. checkpoint: its content. where: its file.
+    """
+    loop = runner.test_loop
+    trained = checkpoint_classes(checkpoint)
+    other = list(same_classes("test", loop.dataloader.dataset, trained, where))
+    # One sentence: the names say all that the count does.
+    yield from other
+    yield from check_evaluated("test", loop.dataloader.dataset, loop.evaluator, None if other else classes_of(head))
+
+
+def checkpoint_classes(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Names of the classes that a checkpoint was trained on; none where it does not say."""
+    meta = checkpoint.get("meta") or {}
+    for key in ("dataset_meta", "inference"):
+        names = (meta.get(key) or {}).get("classes")
+        if names:
+            return [str(name) for name in names]
+    return []
+
+
+def _check_classes(place: str, data: Any, num_classes: int | None) -> Iterator[Finding]:
+    names = class_names(data)
+    if names and num_classes is not None and len(names) != num_classes:
         text = (
             f"model.decode_head.num_classes is {num_classes}, but the data set of {place} has {len(names)} classes "
-            f"({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})"
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         )
         fix = f"set model.decode_head.num_classes={len(names)}, or choose classes with metainfo=dict(classes=[...])"
         yield Finding(ERROR, "model.decode_head.num_classes", text, fix)

@@ -9,9 +9,11 @@ import torch
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 
+from pipa.mmseg.evaluation.ignored import IgnoresAsData
+
 
 @METRICS.register_module()
-class DomainIoUMetric(IoUMetric):
+class DomainIoUMetric(IgnoresAsData, IoUMetric):
     """mmseg's IoUMetric, plus averages over subsets of the classes.
 
     SYNTHIA -> Cityscapes is published as the mean over the 16 (or 13) classes that SYNTHIA labels:
@@ -25,6 +27,7 @@ class DomainIoUMetric(IoUMetric):
     Args:
         subsets: name of the metric -> class names (or ids).
         per_class: also return `IoU.NAME` for each class.
+        ignore_index: id of pixels that do not count; None takes the data set's.
 
     >>> import torch
     >>> import pipa.mmseg
@@ -38,9 +41,14 @@ class DomainIoUMetric(IoUMetric):
     """
 
     def __init__(
-        self, *, subsets: Mapping[str, Sequence[str | int]] | None = None, per_class: bool = True, **kwargs: Any
+        self,
+        *,
+        subsets: Mapping[str, Sequence[str | int]] | None = None,
+        per_class: bool = True,
+        ignore_index: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(ignore_index=ignore_index, **kwargs)
         self.subsets = dict(subsets or {})
         self.per_class = per_class
 

@@ -9,11 +9,12 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 
+from pipa.mmseg.evaluation.ignored import IgnoresAsData
 from pipa.settings import default_settings
 
 
 @METRICS.register_module()
-class PseudoLabelMetric(BaseMetric):
+class PseudoLabelMetric(IgnoresAsData, BaseMetric):
     """How many labelled pixels a network is sure of, and how many of those it is right about.
 
     For understanding a training on a target whose validation images have labels; nothing of it reaches the training.
@@ -30,6 +31,7 @@ class PseudoLabelMetric(BaseMetric):
 
     Args:
         threshold: from this probability on a pixel is sure; the default of the step's ``threshold`` if None.
+        ignore_index: id of pixels that do not count; None takes the data set's.
 
     >>> import torch
     >>> import pipa.mmseg
@@ -43,7 +45,7 @@ class PseudoLabelMetric(BaseMetric):
     (66.7, 50.0, 100.0, 50.0)
     """
 
-    def __init__(self, *, threshold: float | None = None, ignore_index: int = 255, **kwargs: Any) -> None:
+    def __init__(self, *, threshold: float | None = None, ignore_index: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = default_settings()["threshold"] if threshold is None else threshold
         self.ignore_index = ignore_index

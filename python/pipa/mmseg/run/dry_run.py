@@ -23,19 +23,25 @@ from mmengine.runner import Runner
 
 from pipa.environment import ERROR, NOTE, WARNING, Finding
 from pipa.mmseg.datasets.target_pipeline import as_target
+from pipa.mmseg.engine.data_check_hook import data_findings
 from pipa.mmseg.engine.pipa_hook import PipaHook
 from pipa.mmseg.engine.start_checks import (
     StartError,
     check_config,
+    check_evaluated,
     check_others,
+    class_names,
+    classes_of,
     hook_places,
     need_labels,
     pipa_hooks,
+    same_classes,
     sound,
 )
 from pipa.mmseg.engine.valid_mask import valid_mask
 from pipa.mmseg.mmengine_compat import build_runner
 from pipa.mmseg.models.segmentors.embedding import embedding
+from pipa.mmseg.models.segmentors.step_adapter import main_head
 from pipa.settings import HOOK_DEFAULTS, default_settings
 from pipa.step import PipaStep
 from pipa.step_checks import check_call
@@ -87,6 +93,8 @@ class _First(Hook):
     def before_run(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         hook = next((h for h in runner.hooks if isinstance(h, PipaHook)), None)
+        if hook is None:  # PipaHook looks at the data itself
+            self.findings += data_findings(runner)
         loaders = {"train_dataloader": runner.train_loop.dataloader}
         if hook is not None:
             own = hook.target_cfg is not None
@@ -102,6 +110,7 @@ class _First(Hook):
         if runner.cfg.get("test_dataloader"):
             with self._finding("test_dataloader", runner.cfg):
                 loaders["test_dataloader"] = Runner.build_dataloader(copy.deepcopy(runner.cfg.test_dataloader))
+                self._compare_test(runner, loaders["test_dataloader"].dataset, model)
         for place, loader in loaders.items():
             with self._finding(place, runner.cfg):
                 training = "train" in place or "target" in place
@@ -123,6 +132,16 @@ class _First(Hook):
                 images = [self.batches[name]["inputs"] for name in ("train_dataloader", "target_dataloader")]
                 self.step_checked = True
                 check_call(step, images[0], images[1], True)
+
+    def _compare_test(self, runner: Runner, data: Any, model: Any) -> None:
+        """What `pipa test` would refuse of the test data."""
+        head = main_head(model) if hasattr(model, "decode_head") else None
+        evaluator = runner.build_evaluator(copy.deepcopy(runner.cfg.get("test_evaluator") or []))
+        evaluator.dataset_meta = data.metainfo
+        self.findings += check_evaluated("test", data, evaluator, classes_of(head))
+        trained = class_names(runner.train_loop.dataloader.dataset)
+        if len(trained) == len(class_names(data)):  # another number is told already
+            self.findings += same_classes("test", data, trained, "train_dataloader")
 
     @contextmanager
     def _finding(self, place: str, config: Any) -> Iterator[None]:

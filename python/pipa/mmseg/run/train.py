@@ -18,9 +18,12 @@ import pipa.mmseg  # noqa: F401  (registers)
 from pipa.files.plain import SUFFIXES
 from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import choose, fill
+from pipa.mmseg.engine.data_check_hook import DataCheckHook
 from pipa.mmseg.engine.launcher import init_launcher
 from pipa.mmseg.engine.progress import ProgressHook
+from pipa.mmseg.engine.start_checks import check_tested, hook_places, refuse
 from pipa.mmseg.mmengine_compat import build_runner, values_of
+from pipa.mmseg.models.segmentors.step_adapter import core_model, main_head
 from pipa.mmseg.run.config import read_config
 from pipa.mmseg.run.options import apply, without_workers
 from pipa.mmseg.run.options import parse as options_of
@@ -55,6 +58,9 @@ def load_with(config: str | Path, overrides: Sequence[tuple[str, Any]], work_dir
         path = path_of(str(config))
     loaded = apply(lambda layer: read_config(path, layer.get("data_root"), layer), overrides)
     without_workers(values_of(loaded))
+    window = (loaded.get("model") or {}).get("test_cfg") or {}
+    if window.get("mode") == "slide" and not {"crop_size", "stride"} <= window.keys():
+        raise ValueError(f"{path}: model.test_cfg: expected crop_size and stride for windows, got {dict(window)}")
     check_keys(loaded, path)
     if work_dir is not None:
         loaded.work_dir = work_dir
@@ -100,7 +106,10 @@ def train(
         if hook.get("type") != "SafeCheckpointHook":
             raise ValueError("--overwrite needs default_hooks.checkpoint of type SafeCheckpointHook")
         hook["overwrite"] = True
-    config.custom_hooks = [*(config.get("custom_hooks") or []), {"type": ProgressHook.__name__}]
+    hooks = [*(config.get("custom_hooks") or []), {"type": ProgressHook.__name__}]
+    if not hook_places(config):  # PipaHook looks at the data itself
+        hooks.append({"type": DataCheckHook.__name__})
+    config.custom_hooks = hooks
     add_tensorboard(config)
     runner = build_runner(config)
     try:
@@ -122,10 +131,18 @@ def add_tensorboard(config: Config) -> None:
 
 
 def evaluate_checkpoint(config: Config, checkpoint: str | Path, teacher: bool = False) -> dict[str, float]:
-    """Metrics of a checkpoint on ``test_dataloader``."""
+    """Metrics of a checkpoint on ``test_dataloader``.
+
+    Raises:
+        ValueError: the weights do not fit the model, or the data has other classes than the checkpoint or the model.
+    """
     drop_training(config)
     runner = build_runner(config)
-    load_weights(runner.model, checkpoint, teacher)
+    content = read_checkpoint(checkpoint)
+    fill(runner.model, choose(content, str(checkpoint), "teacher" if teacher else "auto"), str(checkpoint))
+    core = core_model(runner)
+    head = main_head(core) if hasattr(core, "decode_head") else None
+    refuse(list(check_tested(runner, head, content, str(checkpoint))))
     return runner.test()
 
 
