@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from mmengine.runner import Runner
 
 import tiny
 from pipa.environment import WARNING
-from pipa.mmseg.engine.start_checks import StartError, check_config
+from pipa.mmseg.engine.start_checks import StartError, check_config, same_classes
 
 pytestmark = pytest.mark.slow
 
@@ -166,3 +167,11 @@ def test_a_patch_term_that_never_acts_is_told(place: str, root: Path, tmp_path: 
     assert f"waits for {own.get('patch_warmup', 10000)} iterations and train_cfg.max_iters is 3" in found.found
     own["patch_weight"] = 0.0
     assert list(check_config(cfg)) == []
+
+
+def test_a_name_may_be_spelled_otherwise() -> None:
+    """Data sets write one class in many ways; its place is what counts."""
+    data = SimpleNamespace(metainfo=dict(classes=("Traffic-Light", "road")))
+    assert not list(same_classes("val", data, ["traffic light", "Road"], "train_dataloader"))
+    assert list(same_classes("val", data, ["road", "traffic light"], "train_dataloader"))
+    assert list(same_classes("val", data, ["traffic_light", "road", "sky"], "train_dataloader"))

@@ -6,6 +6,7 @@ Each check yields findings with the place in the config, so that all of them can
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -235,15 +236,21 @@ def same_classes(kind: str, data: Any, trained: Sequence[str], where: str) -> It
         trained: names by id. where: what says them, a file or a loader of the config.
     """
     names = class_names(data)
-    if not names or not trained or names == list(trained):
+    pairs = zip(map(spelled, names), map(spelled, trained), strict=False)
+    place = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+    if not names or not trained or (place is None and len(names) == len(trained)):
         return
-    place = next((i for i, (a, b) in enumerate(zip(names, trained, strict=False)) if a != b), None)
     place = min(len(names), len(trained)) if place is None else place
     theirs, ours = (repr(found[place]) if place < len(found) else "none" for found in (trained, names))
     counts = "" if len(names) == len(trained) else f" ({len(trained)} classes there, {len(names)} here)"
     text = f"{where}: its class {place} is {theirs}, but that of the data set of {kind}_dataloader is {ours}{counts}"
     fix = "give both the same classes in the same order"
     yield Finding(ERROR, f"{kind}_dataloader.dataset", text, fix)
+
+
+def spelled(name: str) -> str:
+    """A name without what data sets spell differently: "Traffic-Light", "traffic light" and "traffic_light" are one."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 def classes_of(head: Any) -> int | None:
