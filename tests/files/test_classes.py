@@ -34,6 +34,10 @@ A, B = dict(name="road", color=[1, 2, 3], ids=[7]), dict(name="car", color=[4, 5
         (dict(names=["a"], colors={"a": [1, 2, 3]}), "list of colours"),
         (dict(classes=[{**A, "ids": "26"}, B]), "'ids' of 'road' must be a list"),
         (dict(classes=[{**A, "ids": [7.5]}, B]), "'ids' of 'road' must be a list"),
+        (
+            dict(classes=[A, dict(name="car", color=[4, 5, 6])]),
+            "the class 'car' has no 'ids', but others have; give them for all or none",
+        ),
         (dict(names=["a"], id_map={7: 0.5}), "expected integers"),
         (dict(names=["a"], id_map=[7]), "id_map must map"),
         (dict(names=["a", False]), "the name of class 1 is False"),
@@ -54,12 +58,20 @@ def test_an_ambiguous_table_is_refused(table: dict, message: str) -> None:
         ("c.yml", "names: [a]\nnames: [b]\n", r"c\.yml.*key 'names' stands twice"),
         ("c.json", '{"names": ["a", "b"], "id_map": {"7": 0, "7": 1}}', r"c\.json.*key '7' stands twice"),
         ("c.yaml", "names: [yes, no]\n", "put the name in quotes"),
+        ("c.yaml", "classes:\n- {name: a, ids: [010, 011]}\n", r"found 010 \(line 2\), which YAML reads as 8"),
+        ("c.yaml", "names: [a]\nignore_index: 1:30\n", r"found 1:30 \(line 2\), which YAML reads as 90"),
     ],
 )
 def test_a_key_twice_in_a_file(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
         load_classes(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "text"), [("c.json", '{"names": ["road"]}'), ("c.yaml", "names: [road]\n")])
+def test_a_table_with_a_byte_order_mark(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert load_classes(tmp_path / name).names == ("road",)
 
 
 def test_a_good_table(tmp_path: Path) -> None:

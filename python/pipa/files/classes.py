@@ -150,7 +150,10 @@ def _colors(
 def _id_map(
     where: str, source: Mapping, entries: Sequence[Mapping], names: Sequence[str], ignore: int | None
 ) -> dict[int, int] | None:
-    own = any("ids" in entry for entry in entries)
+    lacking = [entry["name"] for entry in entries if "ids" not in entry]
+    own = len(lacking) < len(entries)
+    if own and lacking:  # no pixel could be of such a class
+        raise DataError(f"{where}: the class {lacking[0]!r} has no 'ids', but others have; give them for all or none")
     if own and source.get("id_map") is not None:
         raise DataError(f"{where}: gives raw ids twice, under 'id_map' and as 'ids' of the classes; keep one")
     found: dict[int, int] = {}

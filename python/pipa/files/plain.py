@@ -15,7 +15,18 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only; a key twice is an error; 1e-3 is a number (YAML 1.1 reads it as text)."""
+    """Plain values only; a key twice is an error; 1e-3 is a number (YAML 1.1 reads it as text); 010 and 1:30
+    are refused (YAML 1.1 reads them as 8 and 90)."""
+
+    def construct_yaml_int(self, node: Any) -> int:
+        text = str(self.construct_scalar(node))
+        if ":" in text or re.fullmatch(r"[-+]?0[0-9_]+", text):
+            line = node.start_mark.line + 1
+            raise ValueError(
+                f"expected an integer without leading zeros or colons, found {text} (line {line}), which YAML reads as "
+                f"{super().construct_yaml_int(node)}; put text in quotes"
+            )
+        return super().construct_yaml_int(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: list[Any] = []
@@ -38,6 +49,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -53,7 +65,7 @@ def read_plain(path: str | Path) -> Any:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors mark UTF-8
         return json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise ValueError(f"{path}: cannot read this file ({error.strerror})") from None

@@ -214,6 +214,13 @@ def test_missing_files_and_permissions(root: Path, monkeypatch: pytest.MonkeyPat
         read_image(root / IMAGE)
 
 
+def test_a_list_with_a_byte_order_mark(root: Path) -> None:
+    """Some editors on Windows write one; it is no part of the first name."""
+    text = (root / "lists/all.txt").read_text(encoding="utf-8")
+    (root / "lists/all.txt").write_text(text, encoding="utf-8-sig")
+    first(root, list_file="lists/all.txt")
+
+
 def test_unreadable_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.scandir
 

@@ -43,7 +43,7 @@ def inside(root: str | Path, relative: str, source: str | Path) -> Path:
 def read_list(path: str | Path) -> list[str]:
     """Stems of a list file: one per line, empty lines and lines that begin with # left out."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # Notepad marks UTF-8
     except OSError as error:
         raise DataError(f"{path}: cannot read this list file ({error.strerror})") from None
     except UnicodeDecodeError:
