@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import mmcv
@@ -57,11 +58,34 @@ def test_other_kinds_are_refused_or_become_colour_as_mmcv_makes_them(tmp_path: P
     assert np.array_equal(read_image(path, convert=True), mmcv.imfrombytes(path.read_bytes(), flag="color"))
 
 
-def test_values_that_do_not_fit_eight_or_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    for name, values in (("f.tif", np.full((4, 4), 0.5, np.float32)), ("i.tif", np.full((4, 4), 70000, np.int32))):
-        Image.fromarray(values).save(tmp_path / name)
-        with pytest.raises(DataError, match=name):
-            read_image(tmp_path / name, convert=True)
+def twelve_bits(path: Path) -> None:
+    """A TIFF of 4 x 4 grey values of 12 bits each, which Pillow reads but does not write."""
+    tags = {256: 4, 257: 4, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: 24}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(b"II*\0" + struct.pack("<I", 32) + b"\xff" * 24 + struct.pack("<H", 9) + entries + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("half.tif", "floating"),
+        ("large.tif", "32 bits"),
+        ("small.tif", "32 bits"),
+        ("12.tif", "12"),
+        ("lab.tif", "LAB"),
+    ],
+)
+def test_values_that_do_not_fit_eight_or_sixteen_bits_are_refused(tmp_path: Path, name: str, found: str) -> None:
+    path = tmp_path / name
+    if name == "12.tif":
+        twelve_bits(path)
+    elif name == "lab.tif":
+        Image.new("LAB", (4, 4)).save(path)
+    else:
+        values = {"half": np.full((4, 4), 0.5, np.float32), "large": np.full((4, 4), 70000, np.int32)}
+        Image.fromarray(values.get(path.stem, np.full((4, 4), 200, np.int32))).save(path)
+    with pytest.raises(DataError, match=rf"{name}: expected .*{found}"):
+        read_image(path, convert=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"II*\0"])

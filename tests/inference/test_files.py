@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -93,6 +94,41 @@ def test_names_never_meet() -> None:
     assert set(chosen) == set(files)
     assert len({str(name).lower() for name in chosen.values()}) == len(files)
     assert chosen[root / "sub/a.jpg"] == Path("sub/a")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(
+    "kind", ["8 bits", "16 bits", "colour 16 bits", "32 bits", "floats", "palette", "alpha", "held"]
+)
+def test_a_file_and_the_pil_image_of_it_are_one_picture(kind: str, suffix: str, model: Path, tmp_path: Path) -> None:
+    colours, path = scene(20, 30), tmp_path / f"a.{suffix}"
+    grey = colours[:, :, 0]
+    deep = {"8 bits": grey, "16 bits": grey.astype(np.uint16) * 257, "colour 16 bits": colours.astype(np.uint16) * 257}
+    if kind in deep:
+        cv2.imwrite(str(path), deep[kind])
+    elif kind in ("32 bits", "floats"):
+        if suffix == "png":
+            pytest.skip("a PNG holds neither")
+        Image.fromarray(grey.astype(np.int32) if kind == "32 bits" else (grey / 255).astype(np.float32)).save(path)
+    else:
+        image = Image.fromarray(colours).convert({"palette": "P", "alpha": "RGBA", "held": "RGB"}[kind])
+        exif = Image.Exif()
+        if kind == "held":
+            exif[0x0112] = 6
+        image.save(path, exif=exif)
+    segmenter = pipa.load(model)
+    if kind in ("32 bits", "floats"):
+        for source, name in ((path, r"a\.tif"), (Image.open(path), "image"), (Image.open(path).copy(), "image")):
+            with pytest.raises(ValueError, match=f"{name}: expected an image of 8 or 16 bits"):
+                segmenter.predict(source)
+        return
+    expected = segmenter.predict(path)
+    for source in (Image.open(path), Image.open(path).copy()):
+        found = segmenter.predict(source)
+        assert np.array_equal(found.image_hwc, expected.image_hwc)
+        assert np.array_equal(found.label_hw, expected.label_hw)
+    if kind.endswith("bits") and "colour" not in kind:
+        assert np.array_equal(expected.image_hwc[:, :, 0], grey)
 
 
 @pytest.mark.parametrize("inside", ["predictions", "."])

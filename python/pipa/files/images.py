@@ -29,7 +29,10 @@ _TURNS = {
 }
 # Formats whose compression changes values; WebP knows both kinds.
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")
-_INTEGERS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
+_INTEGERS = (*_SIXTEEN, "I")
+# Formats whose grey values have 16 bits where Pillow calls them "I"; other formats then store 32 bits, or signed ones.
+_SIXTEEN_AS_I = ("PNG", "PPM")
 _BITS_PER_SAMPLE = 258
 
 
@@ -98,9 +101,12 @@ def bit_depth(path: str | Path) -> int:
     if head[:8] == _PNG_MAGIC and len(head) > 24:
         return head[24]
     if head[:4] in (b"II*\0", b"MM\0*"):
-        tags: Any = open_image(path)
-        return max(tags.tag_v2.get(_BITS_PER_SAMPLE, (8,)))
+        return _tiff_bits(open_image(path))
     return 8
+
+
+def _tiff_bits(image: Any) -> int:
+    return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))
 
 
 def read_image(path: str | Path, convert: bool = False) -> np.ndarray:
@@ -139,20 +145,39 @@ def read_pixels(path: str | Path, convert: bool = False) -> tuple[np.ndarray, bo
             raise DataError(
                 f"{path}: expected 8 bits per channel, found {depth}; set convert=True on LoadImage to accept it"
             )
+    return rgb_of(image, str(path)), False
+
+
+def rgb_of(image: Image.Image, where: str) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of a decoded picture of any kind, upright: what ``read_image(path, convert=True)`` gives,
+    for a file and for a PIL image alike.
+
+    Args:
+        where: the file or argument it came from, for messages.
+
+    Raises:
+        DataError: the values are not of 8 or 16 bits, or no colours can be made of them.
+    """
+    wanted = f"{where}: expected an image of 8 or 16 bits, found"
+    if image.mode == "F":
+        raise DataError(f"{wanted} floating-point values; convert it outside")
+    if image.mode == "I" and image.format not in _SIXTEEN_AS_I:
+        raise DataError(f"{wanted} integers of 32 bits or with a sign (Pillow's mode I); convert it outside")
+    if image.mode in _SIXTEEN and image.format == "TIFF" and _tiff_bits(image) != 16:
+        raise DataError(f"{wanted} {_tiff_bits(image)}; convert it outside")
     image = upright(image)
     if image.mode == "RGB":
-        return np.asarray(image), False
-    if image.mode == "F":
-        raise DataError(f"{path}: expected an image of 8 or 16 bits, found floating-point values; convert it outside")
+        return np.asarray(image)
     if image.mode in _INTEGERS:  # Pillow would clip these at 255 instead of scaling them
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(
-                f"{path}: expected an image of 8 or 16 bits, found values {values.min()}..{values.max()}; convert it "
-                "outside"
-            )
-        return np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2), True
-    return np.asarray(image.convert("RGB")), False
+        return np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    try:
+        return np.asarray(image.convert("RGB"))
+    except ValueError as error:  # Lab colours, for example
+        raise DataError(
+            f"{where}: expected an image that can be turned into RGB colours, found mode {image.mode} "
+            f"({error}); convert it outside"
+        ) from None
 
 
 def lossy(path: str | Path, image: Image.Image) -> str | None:

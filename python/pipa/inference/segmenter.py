@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -9,10 +10,11 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate, logsigmoid, pad
 
+from pipa.files.images import rgb_of
 from pipa.inference.decision import NotFiniteError, decide
 from pipa.inference.export.folder import WEIGHTS, write_folder
 from pipa.inference.memory import give_back
@@ -111,13 +113,18 @@ class Segmenter:
         waiting: list[tuple[Source, Prepared]] = []
 
         def done() -> Iterator[Prediction]:
-            try:
-                yield from self._decide([item for _, item in waiting], flip, scales, window)
-            except TROUBLES as error:
-                if on_error is None:
-                    raise
-                for source, _ in waiting:
-                    on_error(source, error)
+            batches = [waiting] if len(waiting) == 1 or on_error is None else [waiting, *([one] for one in waiting)]
+            for batch in batches:
+                try:
+                    yield from list(self._decide([item for _, item in batch], flip, scales, window))
+                except TROUBLES as error:
+                    if on_error is None:
+                        raise
+                    if len(batch) == 1:
+                        on_error(batch[0][0], error)
+                else:
+                    if len(batch) == len(waiting):
+                        break  # else one picture has failed its batch: each by itself
             waiting.clear()
 
         for source in sources:
@@ -248,7 +255,9 @@ class Segmenter:
     ) -> Tensor:
         """Logarithms of the probabilities averaged over views, ``(B, C, h, w)`` at the input's size, on the host."""
         height, width = inputs.shape[2:]
-        total: Tensor | float = 0.0
+        # Summed as logarithms: a network that is sure has probabilities of exactly 0 and 1, whose own are infinite.
+        chosen: Tensor | None = None
+        others: Tensor | None = None  # of a single logit, the probability that it is not so
         for scale in scales:
             size = (max(round(height * scale), 1), max(round(width * scale), 1))
             view = inputs if size == (height, width) else interpolate(inputs, size, mode="bilinear")
@@ -261,16 +270,28 @@ class Segmenter:
                         logits, (height, width), mode="bilinear", align_corners=self.network.align_corners
                     )
                 logits = logits.flip(3) if mirrored else logits
-                total = total + (logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid())
-        mean = total / (len(scales) * (2 if flip else 1))
-        assert isinstance(mean, Tensor)  # there is at least one scale
-        return mean.log() if mean.shape[1] > 1 else mean.logit()
+                if logits.shape[1] > 1:
+                    chosen = _added(chosen, logits.log_softmax(1))
+                else:
+                    chosen, others = _added(chosen, logsigmoid(logits)), _added(others, logsigmoid(-logits))
+        assert chosen is not None  # there is at least one scale
+        # A single logit is the difference of two logarithms; of the mean, the count of the views falls out of it.
+        return chosen - math.log(len(scales) * (2 if flip else 1)) if others is None else chosen - others
+
+
+def _added(total: Tensor | None, logarithm: Tensor) -> Tensor:
+    """Logarithm of a sum of probabilities and one more."""
+    return logarithm if total is None else torch.logaddexp(total, logarithm)
 
 
 def pixels_of(image: Any) -> npt.NDArray[np.uint8]:
-    """uint8 RGB ``(H, W, 3)`` of a PIL image or an array."""
+    """uint8 RGB ``(H, W, 3)`` of a PIL image, by the rules for files, or of an array."""
     if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            image.load()  # opened, it may be unread
+        except OSError as error:
+            raise ValueError(f"image: truncated or corrupt ({error})") from None
+        return np.array(rgb_of(image, "image"))
     if isinstance(image, Tensor):
         image = image.detach().cpu().numpy()
     if not isinstance(image, np.ndarray):
