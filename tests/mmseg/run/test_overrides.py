@@ -278,7 +278,7 @@ def test_what_nobody_knows_is_refused(option: str) -> None:
 
 
 def test_windows_need_their_size() -> None:
-    with pytest.raises(ValueError, match=r"model\.test_cfg: expected crop_size and stride beside mode='slide'"):
+    with pytest.raises(ValueError, match=r"model\.test_cfg: expected crop_size and stride for windows"):
         load_config("toy_pipa", ["model.test_cfg.mode=slide"])
 
 
