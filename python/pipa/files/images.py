@@ -165,19 +165,15 @@ def rgb_of(image: Image.Image, where: str) -> np.ndarray:
         raise DataError(f"{wanted} integers of 32 bits or with a sign (Pillow's mode I); convert it outside")
     if image.mode in _SIXTEEN and image.format == "TIFF" and _tiff_bits(image) != 16:
         raise DataError(f"{wanted} {_tiff_bits(image)}; convert it outside")
+    if image.mode == "LAB":  # Pillow's conversion is off by up to a third of the range
+        raise DataError(f"{where}: expected an image with RGB, grey or CMYK values, found mode LAB; convert it outside")
     image = upright(image)
     if image.mode == "RGB":
         return np.asarray(image)
     if image.mode in _INTEGERS:  # Pillow would clip these at 255 instead of scaling them
         values = np.asarray(image).astype(np.int64)
         return np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-    try:
-        return np.asarray(image.convert("RGB"))
-    except ValueError as error:  # Lab colours, for example
-        raise DataError(
-            f"{where}: expected an image that can be turned into RGB colours, found mode {image.mode} "
-            f"({error}); convert it outside"
-        ) from None
+    return np.asarray(image.convert("RGB"))
 
 
 def lossy(path: str | Path, image: Image.Image) -> str | None:

@@ -290,7 +290,7 @@ def _check_classes(place: str, data: Any, num_classes: int | None) -> Iterator[F
             f"model.decode_head.num_classes is {num_classes}, but the data set of {place} has {len(names)} classes "
             f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         )
-        fix = f"set model.decode_head.num_classes={len(names)}, or choose classes with metainfo=dict(classes=[...])"
+        fix = f"set model.decode_head.num_classes={len(names)}, or give the data set the classes of the network"
         yield Finding(ERROR, "model.decode_head.num_classes", text, fix)
 
 
