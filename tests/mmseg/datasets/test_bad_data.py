@@ -456,6 +456,15 @@ def test_doctor_on_packages() -> None:
     assert len(environment.check_packages({})) == 3
 
 
+def test_a_suffix_in_capitals_is_told(root: Path) -> None:
+    """`pipa predict` takes such a picture; a data set takes what its suffix says, and says what it leaves out."""
+    whole = len(DATASETS.build(config(root)))
+    image = next((root / "images").rglob("*.png"))
+    image.rename(image.with_suffix(".PNG"))
+    with pytest.warns(UserWarning, match=rf"{image.stem}\.PNG: left out: img_suffix is '\.png'"):
+        assert len(DATASETS.build(config(root))) == whole - 1
+
+
 def test_registered_names_do_not_replace_those_of_mmseg() -> None:
     for name in ("GTADataset", "SynthiaDataset", "ACDCDataset", "CityscapesDomainDataset", "FolderDataset"):
         assert DATASETS.get(name) is getattr(pipa.mmseg, name)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -133,8 +134,25 @@ class DomainDataset(BaseSegDataset):
                 yield image, inside(label_root, stem + self.seg_map_suffix, self.ann_file)
         else:
             self.need_folder(image_root)
-            for name in find_files(image_root, self.img_suffix):
+            for name in self.named(find_files(image_root, self.img_suffix, ignore_case=True), image_root):
                 yield image_root / name, label_root / (name[: -len(self.img_suffix)] + self.seg_map_suffix)
+
+    def named(self, names: Iterable[str], folder: Path) -> Iterator[str]:
+        """Those that end in the suffix as it is written; others are told, since `pipa predict` takes them."""
+        others = []
+        for name in names:
+            if name.endswith(self.img_suffix):
+                yield name
+            else:
+                others.append(name)
+        if others:
+            more = f" with {len(others) - 1} more" if len(others) > 1 else ""
+            warnings.warn(
+                f"{folder / others[0]}: left out{more}: img_suffix is {self.img_suffix!r}; "
+                "rename it, or give it a data set of its own",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def label_info(self) -> dict:
         """Extra entries of every sample that LoadLabel reads."""
