@@ -158,3 +158,24 @@ def test_odd_frames_lose_nothing(tmp_path: Path) -> None:
 def test_a_folder_may_be_called_like_a_video(predict: Callable[..., int], tmp_path: Path) -> None:
     assert predict(photos(tmp_path / "drive.mp4", 2), "--out", tmp_path / "out") == 0
     assert len(list((tmp_path / "out").glob("*_label.png"))) == 2
+
+
+def test_weights_of_data_parallel_are_weights(model: Path, tmp_path: Path) -> None:
+    """torch puts ``module.`` before each name; a training starts from such a file, so it is tested and used too."""
+    content = torch.load(model, weights_only=False)
+    wrapped = {**content, "state_dict": {f"module.{key}": value for key, value in content["state_dict"].items()}}
+    torch.save(wrapped, tmp_path / "wrapped.pth")
+    picture = scene(20, 30)
+    expected, found = (pipa.load(path).predict(picture) for path in (model, tmp_path / "wrapped.pth"))
+    np.testing.assert_array_equal(found.label_hw, expected.label_hw)
+
+
+@pytest.mark.parametrize("state", [{"optimizer": {"lr": 1}}, {1: torch.zeros(2)}, {}])
+def test_what_is_no_network_is_not_exported(
+    state: dict[Any, Any], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(model, weights_only=False)
+    torch.save({**content, "state_dict": state}, tmp_path / "none.pth")
+    assert cli.main(["export", str(tmp_path / "none.pth"), "--out", str(tmp_path / "out.pth")]) == 1
+    assert "none.pth: expected the weights of a network by name, got" in capsys.readouterr().err
+    assert not (tmp_path / "out.pth").exists()

@@ -20,7 +20,7 @@ def choose(content: Mapping[str, Any], where: str, weights: Weights = "auto") ->
         weights: ``"auto"`` takes the main weights of the file: the student's of a training, those of an exported file.
 
     Raises:
-        ValueError: another word, or the file holds no such weights.
+        ValueError: another word, the file holds no such weights, or nothing that could be a network's.
     """
     if weights not in CHOICES:
         raise ValueError(f"weights: expected one of {', '.join(CHOICES)}, got {weights!r}")
@@ -29,11 +29,24 @@ def choose(content: Mapping[str, Any], where: str, weights: Weights = "auto") ->
     if weights == "teacher" and held != "teacher":
         if teacher is None:
             raise ValueError(f"{where}: holds no teacher; ask for the student (leave out --teacher)")
-        return teacher
+        return named_tensors(teacher, where)
     if weights == "student" and held == "teacher":
         raise ValueError(f"{where}: was exported with the teacher's weights and holds no student")
-    state = content.get("state_dict", content)
+    state = named_tensors(content.get("state_dict", content), where)
     return {k: v for k, v in state.items() if not k.startswith("pipa_heads.")}
+
+
+def named_tensors(state: Any, where: str) -> dict[str, Tensor]:
+    """Weights by name, without the ``module.`` that DataParallel and DistributedDataParallel put before each.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = isinstance(state, Mapping) and any(isinstance(value, Tensor) for value in state.values())
+    if not found or not all(isinstance(key, str) for key in state):
+        kinds = f"{len(state)} entries, the first {next(iter(state), None)!r}" if isinstance(state, Mapping) else state
+        raise ValueError(f"{where}: expected the weights of a network by name, got {kinds}")
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def held(content: Mapping[str, Any], weights: Weights) -> str:
