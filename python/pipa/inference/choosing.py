@@ -18,6 +18,7 @@ from torch import Tensor
 from pipa.files.images import DataError, read_label
 from pipa.functional import confusion_matrix, iou_from_confusion
 from pipa.functional.label_free import entropy_sum, neighbourhood_density, probabilities, spread
+from pipa.inference.decision import two_classes
 from pipa.inference.network import Prepared
 from pipa.inference.segmenter import TROUBLES, Segmenter
 
@@ -131,7 +132,7 @@ def _one(networks: Mapping[str, Segmenter], file: Path, label_file: Path | None)
         rows = labels[0].shape[0]
         agreed += int(np.logical_and.reduce([label == labels[0] for label in labels]).sum())
         for (name, network), (logits, label) in zip(networks.items(), pieces, strict=True):
-            logits = _two_classes(logits)
+            logits = two_classes(logits)
             here = chosen[(chosen >= done) & (chosen < done + logits.shape[1] * logits.shape[2])] - done
             samples[name].append(probabilities(logits[None], here.to(logits.device)))
             tally = tallies[name]
@@ -151,11 +152,6 @@ def _area(prepared: Prepared) -> int:
     left, right, top, bottom = prepared.padding
     height, width = prepared.inputs.shape[2:]
     return (height - top - bottom) * (width - left - right)
-
-
-def _two_classes(logits_chw: Tensor) -> Tensor:
-    """A single logit, which a sigmoid reads, as two that a softmax reads."""
-    return torch.cat([torch.zeros_like(logits_chw), logits_chw]) if logits_chw.shape[0] == 1 else logits_chw
 
 
 def _truth(file: Path, prepared: Prepared) -> npt.NDArray[Any]:

@@ -69,6 +69,11 @@ def decide(
     return label, total.reciprocal_()
 
 
+def two_classes(logits: Tensor) -> Tensor:
+    """A single logit ``(..., 1, h, w)``, which a sigmoid reads, as two that a softmax reads; others as they are."""
+    return torch.cat([torch.zeros_like(logits), logits], -3) if logits.shape[-3] == 1 else logits
+
+
 def _resized(logits_chw: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     if tuple(logits_chw.shape[1:]) == size:
         return logits_chw

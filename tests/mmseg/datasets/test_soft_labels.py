@@ -12,13 +12,15 @@ import torch
 
 pytest.importorskip("mmseg")
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmseg.registry import TRANSFORMS
 
 import pipa
+import small_segmentors
 import tiny
 from pipa.commands import cli
 from pipa.files.images import DataError
+from pipa.mmseg.checkpoints.description import describe
 from pipa.mmseg.datasets.soft_labels import log_probabilities
 from pipa.mmseg.datasets.transforms import run
 from pipa.mmseg.models.segmentors.step_adapter import teacher_logits
@@ -78,6 +80,24 @@ def test_written_as_the_frozen_copy_says(start: Path, root: Path, tmp_path: Path
         found = log_probabilities([sample], torch.device("cpu"))
         assert found is not None
         torch.testing.assert_close(found[0].exp(), expected, atol=6e-4, rtol=0)
+
+
+def test_a_single_logit_is_two_classes(root: Path, tmp_path: Path) -> None:
+    """A softmax over it alone would be 1 everywhere."""
+    cfg = training(root, tmp_path)
+    loss = dict(type="CrossEntropyLoss", use_sigmoid=True)
+    cfg["model"]["decode_head"].update(num_classes=2, out_channels=1, threshold=0.5, loss_decode=loss)
+    config = Config(cfg)
+    checkpoint = small_segmentors.checkpoint(config, tmp_path / "one.pth", describe(config))
+    out = written(checkpoint, root, tmp_path / "soft", 1)
+    assert len(json.loads((out / "soft_labels.json").read_text())["classes"]) == 2
+    image = images(root)[0]
+    stored, found = np.load(out / f"{image.stem}.npy"), pipa.load(checkpoint).predict(image)
+    assert stored.shape == (2, *tiny.SIZE)
+    np.testing.assert_allclose(stored.max(0), found.confidence_hw, atol=6e-4)
+    clear = found.confidence_hw > 0.501  # elsewhere half precision may decide otherwise
+    assert np.array_equal(stored.argmax(0)[clear], found.label_hw[clear])
+    assert len(np.unique(found.label_hw[clear])) == 2
 
 
 def packed(image: Path, folder: Path, steps: list[dict[str, Any]]) -> Any:
@@ -164,6 +184,13 @@ def test_labels_of_two_networks_or_pictures_never_mix(
     (out / f"{first.stem}.npy").unlink()
     assert cli.main(["soft-labels", str(start), str(replaced), "--out", str(out), "--stride", "1"]) == 0
     assert (out / f"{first.stem}.npy").read_bytes() == before[f"{images(root)[1].stem}.npy"]
+
+    index = json.loads((out / "soft_labels.json").read_text())
+    del index["sha256"]  # as they once were written
+    (out / "soft_labels.json").write_text(json.dumps(index))
+    assert cli.main(["soft-labels", str(start), str(first), "--out", str(out), "--stride", "1"]) == 1
+    said = "soft_labels.json: expected 'sha256', a digest of the network's weights, got an index without"
+    assert said in capsys.readouterr().err
 
     new = tmp_path / "new"
     assert cli.main(["soft-labels", str(start), str(tmp_path / "none.png"), "--out", str(new)]) == 1

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from pipa.files.atomic import write, write_text
+from pipa.inference.decision import two_classes
 from pipa.mmseg.checkpoints.weights import Weights
 from pipa.mmseg.datasets.soft_labels import INDEX, file_of
 from pipa.mmseg.run.open import open_segmenter
@@ -41,7 +42,8 @@ def write_soft_labels(
 ) -> int:
     """Softmax of each image in float16, as ``OUT/STEM.npy`` (K, h, w), and ``OUT/soft_labels.json``.
 
-    The network sees an image as its test pipeline prepares it, whole, in one pass.
+    The network sees an image as its test pipeline prepares it, whole, in one pass. A single logit for two classes is
+    stored as the probabilities of both.
 
     Args:
         images: files with stems of their own.
@@ -52,8 +54,8 @@ def write_soft_labels(
         How many were written; those that are there already, of the same picture and network, are left.
 
     Raises:
-        ValueError: two images of one stem, no image, a network with one logit for all classes, or a folder with labels
-            of other classes, another stride, another network, or of another picture of the same name.
+        ValueError: two images of one stem, no image, or a folder with labels of other classes, another stride, another
+            network or one that its index does not name, or of another picture of the same name.
         FileNotFoundError: an image that is not there; nothing is written then.
     """
     if stride < 1:
@@ -66,8 +68,6 @@ def write_soft_labels(
             raise ValueError(f"{image}: has the name of {stems[image.stem]}; soft labels are stored by name")
     pictures = {image.stem: digest_of_file(image) for image in images}
     network: Any = open_segmenter(checkpoint, config, weights, device).network
-    if len(network.classes) < 2:
-        raise ValueError(f"{checkpoint}: expected a network with a logit for each class, got one for all")
     index = {
         "classes": list(network.classes),
         "stride": stride,
@@ -91,7 +91,7 @@ def write_soft_labels(
         if stride > 1:
             size = [max(1, round(n / stride)) for n in logits.shape[2:]]
             logits = interpolate(logits, size, mode="area")
-        probability = logits.softmax(1)[0].cpu().numpy().astype(np.float16)
+        probability = two_classes(logits).softmax(1)[0].cpu().numpy().astype(np.float16)
         write(target, partial(_save, probability))
         known[image.stem] = pictures[image.stem]
         done += 1
@@ -105,7 +105,8 @@ def check_index(file: Path, index: Mapping[str, Any], pictures: Mapping[str, str
     """Digests of the pictures whose soft labels a folder holds, by stem.
 
     Raises:
-        ValueError: they are of another network or stride, or of another picture of the same name.
+        ValueError: they are of another network or stride, of a network that the index does not name, or of another
+            picture of the same name.
     """
     if not file.is_file():
         return {}
@@ -114,6 +115,11 @@ def check_index(file: Path, index: Mapping[str, Any], pictures: Mapping[str, str
         known = dict(found.pop(PICTURES, {}))
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{file}: expected the index of `pipa soft-labels`, got no such JSON ({error})") from None
+    if "sha256" not in found:  # as it was written once: any training's last file has its name
+        raise ValueError(
+            f"{file}: expected 'sha256', a digest of the network's weights, got an index without, whose soft labels "
+            "may be of any network; choose another --out"
+        )
     for key in index:
         if found.get(key) != index[key]:
             other = "another network" if key == "sha256" else f"{key} {found.get(key)!r}, not {index[key]!r}"
