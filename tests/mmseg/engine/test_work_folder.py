@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 
 from pipa.commands.cli import main
 from pipa.files.torch_file import CheckpointError
+from pipa.mmseg.engine.repeatable import read_lines, read_progress
 from pipa.mmseg.engine.work_folder import DIARIES, FolderLock, to_resume
 from pipa.mmseg.run.train import train
 
@@ -101,7 +102,50 @@ def test_a_used_folder_is_refused_or_cleared(data: Path, used: Path, tmp_path: P
     assert main(["train", path, "--work-dir", str(used), "--overwrite"]) == 0
     assert not [diary for diary in DIARIES if (used / diary).exists()]  # else they passed for the new training's
     assert sorted(p.name for p in used.glob("*.pth")) == ["iter_1.pth"]
-    assert main(["train", path, "--work-dir", str(used), "--overwrite", "--resume"]) == 1
+    capsys.readouterr()
+    for again, asks in ((["--resume"], "--resume"), (["--cfg-options", "resume=True"], "the config's resume=True")):
+        assert main(["train", path, "--work-dir", str(used), "--overwrite", *again]) == 1
+        said = f"{asks} goes on with the folder's training and --overwrite removes it: choose one"
+        assert said in capsys.readouterr().err
+    assert (used / "iter_1.pth").exists()
+
+
+def test_diaries_of_a_training_without_checkpoints_do_not_count(data: Path, tmp_path: Path, warned: Warned) -> None:
+    """It was killed before its first one, so that its folder is not refused."""
+    path, work = str(tmp_path / "c.py"), tmp_path / "run"
+    cfg = config(data, work, 2)
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type="RepeatableHook", interval=2)]
+    cfg.dump(path)
+    said = f"{work / 'log.jsonl'}: is of an earlier training that this one does not go on from; removed"
+    for options, counts in (([], True), (["--overwrite"], False)):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        for diary in DIARIES:
+            (work / diary).write_text('{"iteration": 1, "iterations": 9, "seconds": 5000.0, "mIoU": 99.0}\n')
+        assert main(["train", path, *options]) == 0
+        assert [line["iteration"] for line in read_lines(work / "log.jsonl")] == [2]
+        assert not (work / "evaluations.jsonl").exists()
+        # A start that was killed counts for the time that the training takes, unless it was to be forgotten.
+        assert (read_progress(work)["seconds"] > 5000) == counts
+        assert warned().count(said) == 1
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--resume"])
+def test_checkpoints_may_lie_elsewhere(option: str, data: Path, tmp_path: Path, warned: Warned) -> None:
+    """The diaries and last_checkpoint stay in the work folder."""
+    path, work, away = str(tmp_path / "c.py"), tmp_path / "run", tmp_path / "away" / "run"
+    cfg = config(data, work, 2)
+    cfg.default_hooks.checkpoint.out_dir = str(tmp_path / "away")
+    cfg.dump(path)
+    assert main(["train", path]) == 0
+    (work / "log.jsonl").write_text('{"iteration": 7}\n')
+    shutil.copy(away / "iter_2.pth", away / "iter_9000.pth")  # another training's
+    assert main(["train", path, option, "--cfg-options", "train_cfg.max_iters=3"]) == 0
+    assert "last_checkpoint" not in warned()
+    assert (work / "last_checkpoint").read_text() == str(away / "iter_3.pth")
+    left = ["iter_1.pth", "iter_2.pth", "iter_3.pth"]
+    assert sorted(p.name for p in away.glob("*.pth")) == (left if option == "--overwrite" else [*left, "iter_9000.pth"])
+    assert (work / "log.jsonl").exists() == (option == "--resume")
 
 
 @pytest.mark.parametrize("where", ["empty", "used"])

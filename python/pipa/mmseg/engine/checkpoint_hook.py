@@ -50,8 +50,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     Args:
         handle_signals: save and stop on SIGTERM and SIGINT; a second signal ends the process at once.
-        overwrite: a start from nothing removes the checkpoints that an earlier training left in the folder; without it
-            such a folder is refused.
+        overwrite: a start from nothing removes the checkpoints that an earlier training left in the folder, and what
+            :class:`pipa.mmseg.RepeatableHook` wrote; without it a folder with checkpoints is refused.
         everything else: as mmengine's CheckpointHook; ``by_epoch`` is False by default.
 
     Raises:
@@ -110,7 +110,7 @@ class SafeCheckpointHook(CheckpointHook):
             raise CheckpointError(f"{folder}: checkpoints cannot be saved here ({error.strerror})") from None
         if is_resuming(runner):
             return self._checkpoint_to_resume(runner)
-        claim(folder, self.filename_tmpl, self.overwrite)
+        claim(folder, self.filename_tmpl, self.overwrite, Path(runner.work_dir))
         return None
 
     def _folder(self, runner: Runner) -> Path:
@@ -129,7 +129,7 @@ class SafeCheckpointHook(CheckpointHook):
                     raise CheckpointError(f"resume: {error}; resume=True without load_from finds a whole one") from None
             return given
         damaged = []
-        paths, remark = to_resume(self._folder(runner), self.filename_tmpl)
+        paths, remark = to_resume(self._folder(runner), self.filename_tmpl, Path(runner.work_dir))
         if remark:
             runner.logger.warning(f"resume: {remark}")
         for path in paths:

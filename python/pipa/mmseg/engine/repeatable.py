@@ -34,7 +34,7 @@ class RepeatableHook(Hook):
     - An evaluation that was due at the resumed iteration, but was cut off by the kill, is made up for.
     - Evaluations go to ``work_dir/evaluations.jsonl``, and the scalars of every ``interval``-th iteration to
       ``work_dir/log.jsonl``, with those that bring gradient norms; after a resume a later line stands for an earlier
-      one of the same iteration.
+      one of the same iteration, and a start from nothing begins both files anew.
     - ``work_dir/progress.json`` says once a second how far the training is, and how long it took with all its starts.
 
     Args:
@@ -61,12 +61,21 @@ class RepeatableHook(Hook):
         self._earlier = read_progress(Path(runner.work_dir))["seconds"]
         self._started = time.monotonic()
         loop = runner.train_loop
+        if runner.iter == 0:
+            self._begin_diaries(runner)
         if runner.iter == 0 or runner.val_loop is None or runner.iter < loop.val_begin:
             return
         update_val_interval(loop)
         due = runner.iter % loop.val_interval == 0 or runner.iter == runner.max_iters
         if due and runner.iter not in {line["iteration"] for line in read_lines(Path(runner.work_dir) / EVALUATIONS)}:
             runner.val_loop.run()
+
+    def _begin_diaries(self, runner: Runner) -> None:
+        """A start from nothing: lines of a training that was killed before its first checkpoint are not this one's."""
+        for path in (Path(runner.work_dir) / name for name in (EVALUATIONS, LOG)):
+            if is_main_process() and path.exists():
+                runner.logger.warning(f"{path}: is of an earlier training that this one does not go on from; removed")
+                path.unlink()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         seed_all(runner.seed, get_rank(), runner.iter)

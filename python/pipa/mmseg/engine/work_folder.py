@@ -24,14 +24,17 @@ EVALUATIONS, LOG, PROGRESS = "evaluations.jsonl", "log.jsonl", "progress.json"
 DIARIES = (EVALUATIONS, LOG, PROGRESS)
 
 
-def to_resume(folder: Path, template: str) -> tuple[list[Path], str]:
+def to_resume(folder: Path, template: str, work_dir: Path | None = None) -> tuple[list[Path], str]:
     """Checkpoints to try, best first, and a remark.
+
+    Args:
+        work_dir: holds `last_checkpoint`; None: the folder of the checkpoints.
 
     `last_checkpoint` decides: files with a higher number belong to another training. Behind it come those it was saved
     after.
     """
     present = numbered(folder, template)
-    pointer = folder / POINTER
+    pointer = (work_dir or folder) / POINTER
     try:
         # Only the name counts: the folder may have moved since.
         name = re.split(r"[/\\]", pointer.read_text(encoding="utf-8").strip())[-1]
@@ -47,25 +50,27 @@ def to_resume(folder: Path, template: str) -> tuple[list[Path], str]:
     return older, f"{pointer} names {name}, which is not there"
 
 
-def claim(folder: Path, template: str, overwrite: bool) -> None:
-    """A start from nothing: refuse a folder with the checkpoints of an earlier training, or remove those.
+def claim(folder: Path, template: str, overwrite: bool, work_dir: Path) -> None:
+    """A start from nothing: refuse a folder with the checkpoints of an earlier training, or remove what it left.
+
+    Args:
+        work_dir: holds `last_checkpoint` and the diaries; the checkpoints may lie in another folder.
 
     Raises:
         CheckpointError: there are some, and nobody has agreed to lose them.
     """
     found = numbered(folder, template)
     best = sorted(folder.glob("best_*.pth"))
-    if not found and not best:
-        return
-    if not overwrite:
+    if (found or best) and not overwrite:
         names = ", ".join(path.name for path in [*found, *best][:3])
         raise CheckpointError(
             f"{folder}: holds the checkpoints of an earlier training ({names}); --resume goes on with it, --overwrite "
             "removes them and starts anew, --work-dir takes another folder"
         )
-    # The diaries too: a study would take the earlier training's evaluations for the new one's.
-    for path in [folder / POINTER, *found, *best, *(folder / name for name in DIARIES)]:
-        path.unlink(missing_ok=True)
+    if overwrite:
+        # The diaries too: a study would take the earlier training's evaluations for the new one's.
+        for path in [*found, *best, *(work_dir / name for name in (POINTER, *DIARIES))]:
+            path.unlink(missing_ok=True)
 
 
 class FolderLock:

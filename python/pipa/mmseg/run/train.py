@@ -91,11 +91,16 @@ def train(
     """Train with mmengine's Runner: progress bar, all losses in the log, TensorBoard scalars where it is installed.
 
     Args:
-        resume: go on from ``load_from`` where the config has one, else from what ``last_checkpoint`` names.
+        resume: go on from ``load_from`` where the config has one, else from what ``last_checkpoint`` names. A config
+            that says ``resume = True`` does so whatever is given here.
         overwrite: remove the checkpoints of an earlier training in the work folder; without it they are an error.
+
+    Raises:
+        ValueError: ``overwrite`` beside a resume, or without a SafeCheckpointHook.
     """
-    if resume and overwrite:
-        raise ValueError("--resume goes on with the folder's training and --overwrite removes it: choose one")
+    if overwrite and (resume or config.get("resume")):
+        asks = "--resume" if resume else "the config's resume=True"
+        raise ValueError(f"{asks} goes on with the folder's training and --overwrite removes it: choose one")
     if threads is not None:
         torch.set_num_threads(threads)
     init_launcher(config, launcher)
