@@ -199,7 +199,7 @@ def test_test_and_export(trained: Path, data: Path, tmp_path: Path, capsys: pyte
     assert figures[0] != figures[2]  # student and teacher
 
 
-def tested(capsys: pytest.CaptureFixture[str], checkpoint: Path, work: Path, *options: str) -> str:
+def scored(capsys: pytest.CaptureFixture[str], checkpoint: Path, work: Path, *options: str) -> str:
     """The mIoU that `pipa test` prints."""
     capsys.readouterr()
     argv = ["test", "toy_pipa", str(checkpoint), "--work-dir", str(work), "--cfg-options", *options]
@@ -224,13 +224,13 @@ def test_ignored_pixels_count_nowhere_whatever_their_id(
             Image.fromarray(array).save(path)
 
     ignore(255)
-    right = tested(capsys, trained / "iter_2.pth", tmp_path / "logs", "log_level=ERROR")
+    right = scored(capsys, trained / "iter_2.pth", tmp_path / "logs", "log_level=ERROR")
     for new in (100, 65535):
         ignore(new)
         table = tmp_path / f"ignore{new}.json"
         table.write_text(json.dumps(dict(names=names_of(copy), ignore_index=new)))
         options = f"test_dataloader.dataset.classes={table}"
-        assert tested(capsys, trained / "iter_2.pth", tmp_path / "logs", options) == right
+        assert scored(capsys, trained / "iter_2.pth", tmp_path / "logs", options) == right
     argv = ["test", "toy_pipa", str(trained / "iter_2.pth"), "--work-dir", str(tmp_path / "logs"), "--cfg-options"]
     text = sentence(capsys, [*argv, options, "test_evaluator.type=IoUMetric"])
     assert "test_evaluator: IoUMetric leaves out id 255, but the data set of test_dataloader marks" in text
@@ -260,7 +260,7 @@ def test_data_of_other_classes_is_refused(
     for file, option, pattern in cases:
         argv = ["test", "toy_pipa", str(file), "--work-dir", str(tmp_path / "logs"), "--cfg-options"]
         assert re.search(pattern, sentence(capsys, [*argv, f"test{option}"])), pattern
-    assert tested(capsys, bare, tmp_path / "logs", f"test{reversed_}")  # it names no classes
+    assert scored(capsys, bare, tmp_path / "logs", f"test{reversed_}")  # it names no classes
     own = ("custom_hooks", "min_pixels", "missing")
     plain = [option for option in TINY if not any(word in option for word in own)]
     plain += ["train_dataloader.dataset.min_pixels=1", "train_dataloader.dataset.missing=drop"]

@@ -34,10 +34,6 @@ A, B = dict(name="road", color=[1, 2, 3], ids=[7]), dict(name="car", color=[4, 5
         (dict(names=["a"], colors={"a": [1, 2, 3]}), "list of colours"),
         (dict(classes=[{**A, "ids": "26"}, B]), "'ids' of 'road' must be a list"),
         (dict(classes=[{**A, "ids": [7.5]}, B]), "'ids' of 'road' must be a list"),
-        (
-            dict(classes=[A, dict(name="car", color=[4, 5, 6])]),
-            "the class 'car' has no 'ids', but others have; give them for all or none",
-        ),
         (dict(names=["a"], id_map={7: 0.5}), "expected integers"),
         (dict(names=["a"], id_map=[7]), "id_map must map"),
         (dict(names=["a", False]), "the name of class 1 is False"),
@@ -49,6 +45,11 @@ A, B = dict(name="road", color=[1, 2, 3], ids=[7]), dict(name="car", color=[4, 5
 def test_an_ambiguous_table_is_refused(table: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_classes(table)
+
+
+def test_a_class_that_no_label_of_ids_can_hold_is_told() -> None:
+    with pytest.warns(UserWarning, match="the class 'car' has no 'ids', but others have: no label of ids can hold it"):
+        assert load_classes(dict(classes=[A, dict(name="car", color=[4, 5, 6])])).id_map is not None
 
 
 @pytest.mark.parametrize(

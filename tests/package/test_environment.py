@@ -83,7 +83,7 @@ def test_a_machine_without_a_compiler_says_nothing_of_it(
     monkeypatch.setattr(Runner, "from_cfg", lambda config: collect_env())
     assert collect_env()["GCC"] == "n/a"
     assert "no-such-compiler" in capfd.readouterr().err  # what mmengine alone lets through
-    found: object = build_runner(Config())
+    found: object = build_runner(Config(dict(model={})))
     assert isinstance(found, dict)
     assert found["GCC"] == "n/a"
     assert "no-such-compiler" not in capfd.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -152,8 +153,13 @@ def _id_map(
 ) -> dict[int, int] | None:
     lacking = [entry["name"] for entry in entries if "ids" not in entry]
     own = len(lacking) < len(entries)
-    if own and lacking:  # no pixel could be of such a class
-        raise DataError(f"{where}: the class {lacking[0]!r} has no 'ids', but others have; give them for all or none")
+    if own and lacking:  # meant so where a label holds colours; in one of ids no pixel can be of such a class
+        others = f", nor have {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        warnings.warn(
+            f"{where}: the class {lacking[0]!r} has no 'ids'{others}, but others have: no label of ids can hold it",
+            UserWarning,
+            stacklevel=2,
+        )
     if own and source.get("id_map") is not None:
         raise DataError(f"{where}: gives raw ids twice, under 'id_map' and as 'ids' of the classes; keep one")
     found: dict[int, int] = {}

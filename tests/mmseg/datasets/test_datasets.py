@@ -201,7 +201,8 @@ def test_class_subset_keeps_the_range_check(tmp_path: Path) -> None:
 def test_classes_file_yaml(tmp_path: Path) -> None:
     path = tmp_path / "classes.yaml"
     path.write_text("classes:\n  - {name: road, color: [1, 2, 3], ids: [7, 9]}\n  - {name: car, color: [4, 5, 6]}\n")
-    classes = load_classes(path)
+    with pytest.warns(UserWarning, match="the class 'car' has no 'ids'"):
+        classes = load_classes(path)
     assert classes.names == ("road", "car")
     assert classes.colors == ((1, 2, 3), (4, 5, 6))
     assert classes.id_map == {7: 0, 9: 0}
