@@ -50,7 +50,13 @@ def film(path: Path, frames: int, height: int = 48, width: int = 64) -> Path:
     return path
 
 
-def test_one_picture_fails_without_its_batch(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_picture_fails_without_its_batch(
+    model: Path,
+    predict: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     segmenter = pipa.load(model)
     files = sorted(photos(tmp_path / "photos", 3).iterdir())
     bad = segmenter.prepare(files[1]).inputs
@@ -73,6 +79,13 @@ def test_one_picture_fails_without_its_batch(model: Path, tmp_path: Path, monkey
         np.testing.assert_array_equal(prediction.label_hw, alone[prediction.path])
     assert [source for source, _ in told] == [files[1]]
     assert told[0][1].startswith(f"{files[1]}: the network's logits are not finite")
+
+    assert predict(tmp_path / "photos", "--out", tmp_path / "out", "--batch-size", 3) == 1
+    said = capsys.readouterr()
+    assert "2 image(s) segmented" in said.out
+    assert f"{files[1]}: the network's logits are not finite" in said.err
+    assert not [file for file in (files[0], files[2]) if str(file) in said.err]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*_label.png")) == ["0_label.png", "2_label.png"]
 
 
 @pytest.mark.parametrize("classes", [1, 2])
@@ -100,6 +113,20 @@ def test_views_of_a_sure_network_are_averaged(classes: int) -> None:
         torch.testing.assert_close(got.sigmoid(), mild.sigmoid())
     else:
         torch.testing.assert_close(got.exp(), mild.softmax(1))
+
+
+@pytest.mark.parametrize("views", [["--flip"], ["--scales", "1", "1.25"]], ids=str)
+def test_a_sure_network_sees_mirrored_and_resized_pictures(views: list[str], model: Path, tmp_path: Path) -> None:
+    """A probability of exactly 0 has no finite logarithm, and resizing to the picture makes NaN of an infinite one."""
+    content = torch.load(model, weights_only=False)
+    content["state_dict"]["decode_head.conv_seg.weight"] *= 1e4
+    pipeline = content["meta"]["inference"]["test_pipeline"]
+    pipeline.insert(1, {"type": "Resize", "scale": (64, 48), "keep_ratio": False})
+    torch.save(content, tmp_path / "sure.pth")
+    picture, out = tmp_path / "large.png", tmp_path / "out"
+    Image.fromarray(scene(90, 130)).save(picture)
+    assert cli.main(["predict", str(tmp_path / "sure.pth"), str(picture), "--out", str(out), *views]) == 0
+    assert (out / "large_label.png").is_file()
 
 
 @pytest.mark.parametrize("video", [False, True])
