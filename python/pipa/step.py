@@ -60,7 +60,7 @@ class PipaStep(nn.Module):
             no std is above 1, else 255.
         teacher: network of the same architecture; a copy of the student when not given.
         imagenet: frozen network with the features the student started from, for the feature distance. A copy of the
-            student at construction when not given and ``feature_distance_weight > 0``; refused at a weight of 0.
+            student at construction when not given and ``feature_distance_weight > 0``; not used at a weight of 0.
         initial: frozen network that the training starts from, for ``label_network="initial"`` and
             ``distillation_weight > 0``. A copy of the student at construction when not given; part of ``state_dict()``.
             ``"stored"``: there is none, each call brings its answer as ``initial_logits``.
@@ -130,10 +130,10 @@ class PipaStep(nn.Module):
         self.group = Group(wrapped.process_group) if group is None and wrapped.distributed else group
         self._averages = wrapped.distributed
         self.teacher = frozen_copy(core) if teacher is None else unwrap(teacher, "teacher").core.requires_grad_(False)
-        if used["feature_distance_weight"] > 0:
-            imagenet = frozen_copy(core) if imagenet is None else unwrap(imagenet, "imagenet").core
+        if imagenet is None and used["feature_distance_weight"] > 0:
+            imagenet = frozen_copy(core)
         elif imagenet is not None:
-            raise ValueError("imagenet: expected feature_distance_weight above 0 beside it, got 0")
+            imagenet = unwrap(imagenet, "imagenet").core
         self.initial: nn.Module | None = None
         if used["label_network"] == "initial" or used["distillation_weight"] > 0:
             if initial is None:

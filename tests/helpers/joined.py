@@ -147,14 +147,13 @@ class Trainee:
         self.model, self.group = network(case["kind"], 3), group
         imagenet = network(case["kind"], 4).requires_grad_(False)
         torch.manual_seed(4)
-        settings = {**COMMON, **OFF, **case["settings"]}
         self.step = PipaStep(
             self.model,
             adapter=SegmentorNetworks,
-            imagenet=imagenet if settings["feature_distance_weight"] > 0 else None,
+            imagenet=imagenet,
             group=group,
             seed=7,
-            **settings,
+            **{**COMMON, **OFF, **case["settings"]},
         ).double()  # on the device of its student
         for module in self.step.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -67,10 +67,8 @@ def small_step(student: nn.Module | None = None, **settings: Any) -> tuple[nn.Mo
     torch.manual_seed(0)
     student = (SmallNet() if student is None else student).train()
     imagenet = SmallNet().requires_grad_(False)
-    options: dict[str, Any] = {"pixel_dim": 8, "patch_dim": 8, "projection_hidden": 8, **ALL_TERMS}
-    if settings.get("feature_distance_weight") != 0:
-        options["imagenet"] = imagenet
-    return student, PipaStep(student, **{**options, **settings})
+    options = {"pixel_dim": 8, "patch_dim": 8, "projection_hidden": 8, "imagenet": imagenet}
+    return student, PipaStep(student, **{**options, **ALL_TERMS, **settings})
 
 
 def small_batch(seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:

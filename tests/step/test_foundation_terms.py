@@ -191,11 +191,10 @@ def test_stored_answers_stand_for_the_start_network() -> None:
     [
         ({"initial": "stored"}, "initial='stored': expected label_network='initial' or distillation_weight above 0"),
         ({"initial": SmallNet()}, "initial: expected label_network='initial' or distillation_weight above 0 beside it"),
-        ({"imagenet": SmallNet()}, "imagenet: expected feature_distance_weight above 0 beside it, got 0"),
         ({"initial": "kept", "label_network": "initial"}, "initial: expected a network or 'stored', got 'kept'"),
     ],
 )
-def test_networks_and_answers_nobody_asks_for(options: dict[str, Any], message: str) -> None:
+def test_stored_answers_nobody_asks_for(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PipaStep(SmallNet(), **{"num_classes": CLASSES, **OFF, **options})
 
