@@ -1,6 +1,7 @@
 //! A small convolutional network behind the `Networks` trait, with counters of what the iteration asked for.
 
 use crate::error::Result;
+use crate::rng::Rng;
 use crate::step::{Head, Networks, Output};
 use tch::nn::{self, Module};
 use tch::{no_grad, Device, Tensor};
@@ -46,6 +47,16 @@ impl Net {
     }
 }
 
+/// Fills a store's variables from `rng`: libtorch's generator is one for all threads, and the tests share it.
+fn draw(store: &nn::VarStore, rng: &mut Rng) {
+    let mut named: Vec<_> = store.variables().into_iter().collect();
+    named.sort_by(|a, b| a.0.cmp(&b.0));
+    for (_, mut variable) in named {
+        let values: Vec<f32> = (0..variable.numel()).map(|_| rng.uniform(-0.3, 0.3) as f32).collect();
+        no_grad(|| variable.copy_(&Tensor::from_slice(&values).reshape(variable.size())));
+    }
+}
+
 /// Student, teacher, ImageNet model and two projection heads.
 pub struct Tiny {
     student: Net,
@@ -61,13 +72,16 @@ pub struct Tiny {
 }
 
 impl Tiny {
+    /// Two networks made by this are equal, whatever the tests beside draw.
     pub fn new() -> Self {
-        tch::manual_seed(1);
+        let mut rng = Rng::new(1);
         let student = Net::new();
+        draw(&student.store, &mut rng);
         let (teacher, imagenet) = (Net::copy_of(&student), Net::copy_of(&student));
         let heads = nn::VarStore::new(Device::Cpu);
         let pixel = nn::conv2d(&heads.root() / "pixel", 8, 5, 1, Default::default());
         let patch = nn::conv2d(&heads.root() / "patch", 8, 5, 1, Default::default());
+        draw(&heads, &mut rng);
         // The ImageNet model differs from the student, else their distance has no gradient.
         no_grad(|| {
             for mut parameter in imagenet.parameters() {
