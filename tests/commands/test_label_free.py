@@ -184,6 +184,21 @@ def test_refusals(
     assert "expected checkpoints" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["scores.json", "scores.svg", "index.html"])
+def test_other_files_in_the_folder_are_kept(
+    name: str, work: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text('{"mine": [1]}')
+    assert run(work, "--unlabelled", data / "images", "--out", out) == 1
+    assert f"{out / name}: is there and no " in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, '{"mine": [1]}')]
+    (out / name).unlink()
+    for _ in range(2):  # over its own
+        assert run(work, "--unlabelled", data / "images", "--out", out) == 0
+
+
 def test_labels_that_do_not_fit_are_the_reason(
     work: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

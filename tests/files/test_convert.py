@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipa.commands.cli import main
 from pipa.files.convert import class_totals, convert_labels, folder_stats
 from pipa.files.images import DataError, read_label
 from pipa.files.label_tables import CITYSCAPES_IDS, CITYSCAPES_NAMES, SYNTHIA_IDS
@@ -88,6 +89,47 @@ def test_a_second_run_keeps_what_is_finished(tmp_path: Path) -> None:
     assert convert_labels("gta", root, workers=2, progress=False).kept == 4
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in originals} == originals
     assert not list(root.rglob("*.tmp"))
+
+
+def test_a_label_that_an_older_file_has_replaced_is_converted_again(tmp_path: Path) -> None:
+    root = gta(tmp_path / "gta", 2)
+    older = tmp_path / "older.png"
+    Image.fromarray(np.full((12, 17), 26, np.uint8)).save(older)  # car
+    os.utime(older, ns=(10**18, 10**18))
+    convert_labels("gta", root, workers=1, progress=False)
+    older.replace(root / "labels/00000.png")
+    again = convert_labels("gta", root, workers=1, progress=False)
+    assert (again.converted, again.kept) == (1, 1)
+    assert (read_label(root / "labels/00000_labelTrainIds.png") == 13).all()
+
+
+def test_labels_without_any_class_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = gta(tmp_path / "gta", 3)
+    for name in ("00000", "00002"):
+        Image.fromarray(np.full((12, 17), 200, np.uint8)).save(root / f"labels/{name}.png")
+    for _ in range(2):  # converted, and found finished
+        assert main(["convert", "gta", str(root), "--workers", "1"]) == 0
+        said = capsys.readouterr()
+        assert "00000.png: no pixel has an id of the 19 classes, all are ignored; so in 2 of 3 labels" in said.err
+    assert "converted 0, finished before 3" in said.out
+    assert f"written: {root / STATS[0]}" in said.out
+
+
+def test_a_list_of_the_users_is_kept(tmp_path: Path) -> None:
+    for split, city in (("train", "ulm"), ("train", "aachen"), ("val", "lindau")):
+        folder = tmp_path / f"gtFine/{split}/{city}"
+        folder.mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), 7, np.uint8)).save(folder / f"{city}_0_0_gtFine_labelIds.png")
+    (tmp_path / "train.txt").write_text("ulm/ulm_0_0\n")
+    report = convert_labels("cityscapes", tmp_path, workers=1, progress=False)
+    assert (tmp_path / "train.txt").read_text() == "ulm/ulm_0_0\n"
+    assert (tmp_path / "val.txt").read_text() == "lindau/lindau_0_0\n"
+    assert report.notes == (
+        f"{tmp_path / 'train.txt'}: is there with other lines and was kept (1 lines, 2 labels found); remove it to "
+        "have it written again",
+    )
+    assert tmp_path / "val.txt" in report.written
+    assert tmp_path / "train.txt" not in report.written
 
 
 def test_out_leaves_the_data_set_alone(tmp_path: Path) -> None:

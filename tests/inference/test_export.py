@@ -15,6 +15,7 @@ pytest.importorskip("mmseg")
 
 import pipa
 from pipa.commands import cli
+from pipa.files.torch_file import load_plain
 from pipa.inference import Segmenter
 from pipa.inference.export.metadata import from_text, to_text
 from pipa.mmseg.checkpoints.description import describe
@@ -86,6 +87,49 @@ def test_a_checkpoint_is_never_written_over(
     assert cli.main(["export", str(file), "--out", out]) == 1
     assert "the output would replace it" in capsys.readouterr().err
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors", "onnx", "folder"])
+def test_an_export_replaces_earlier_exports_only(
+    form: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    out = tmp_path / ("hub" if form == "folder" else f"model.{form}")
+    kind = ["--format", "safetensors"] if form == "folder" else []
+    size = ["--size", "32", "32"] if form == "onnx" else []
+
+    def export(to: Path = out) -> int:
+        return cli.main(["export", str(trained), "--out", str(to), *kind, *size])
+
+    # A training's checkpoint under the name, and somebody's file.
+    foreign = [trained.read_bytes(), b"mine"]
+    names = ["model.safetensors", "config.json", "README.md"] if form == "folder" else [None]
+    for content in foreign:
+        for name in names:
+            file = out if name is None else out / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
+            assert export() == 1
+            assert f"{file}: is there and no " in capsys.readouterr().err
+            assert file.read_bytes() == content
+            file.unlink()
+    assert [export(), export()] == [0, 0]
+    capsys.readouterr()
+    (tmp_path / "taken").mkdir()
+    if form in ("pth", "onnx"):
+        assert cli.main(["export", str(trained), "--out", str(tmp_path / "taken"), "--format", form, *size]) == 1
+        assert "expected a file for --out, found a folder" in capsys.readouterr().err
+
+
+def test_the_end_of_a_name_counts_in_any_case(trained: Path, tmp_path: Path) -> None:
+    right = pipa.load(trained).predict(IMAGE)
+    out = tmp_path / "model.SafeTensors"
+    assert cli.main(["export", str(trained), "--out", str(out)]) == 0
+    with pytest.raises(ValueError, match="no pickle of tensors"):
+        load_plain(out)
+    np.testing.assert_array_equal(pipa.load(out).predict(IMAGE).label_hw, right.label_hw)
 
 
 def test_metadata_keeps_tuples() -> None:

@@ -160,7 +160,12 @@ def run_convert(a: argparse.Namespace) -> int:
         return 0
     from pipa.files.convert import convert_labels
 
-    print(convert_labels(a.what, a.path, a.out, workers=a.workers))
+    report = convert_labels(a.what, a.path, a.out, workers=a.workers)
+    print(f"converted {report.converted}, finished before {report.kept}")
+    for path in report.written:
+        print(f"written: {path}")
+    for note in report.notes:
+        print(f"pipa convert: {note}", file=sys.stderr)
     return 0
 
 

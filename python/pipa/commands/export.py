@@ -27,7 +27,7 @@ def run(a: argparse.Namespace) -> int:
     from pipa.mmseg.run.export import export
 
     ends = {".onnx": "onnx", ".safetensors": "safetensors"}
-    form: Any = a.format or next((kind for end, kind in ends.items() if a.out.endswith(end)), "pth")
+    form: Any = a.format or next((kind for end, kind in ends.items() if a.out.lower().endswith(end)), "pth")
     size = None if a.size is None else (a.size[0], a.size[1])
     done = export(a.checkpoint, a.out, form, weights_of(a), size, a.config)
     for file in done.files:

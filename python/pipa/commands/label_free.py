@@ -15,7 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipa.files.atomic import write_text
+from pipa.files.atomic import refuse_other, write_text
+from pipa.files.plain import read_plain
 from pipa.inference.choosing import SAMPLE
 from pipa.mmseg.run.choosing import Candidate, Comparison
 from pipa.study.plots import COLOURS
@@ -28,7 +29,7 @@ SCORES: dict[str, tuple[str, int, Callable[[Candidate, str], float | None]]] = {
     "snd": ("SND", 1, lambda c, name: c.networks[name].snd if name in c.networks else None),
     "agreement": ("agreement", 1, lambda c, _: c.agreement),
 }
-PAGE = "index.html"
+PAGE, SCORES_FILE, PLOT = "index.html", "scores.json", "scores.svg"
 AGREEMENT = "agree\nment"  # as narrow as a number, on the screen
 _FEWEST = 3  # checkpoints of which a rank correlation says something
 _TRUTH = {"labels": "mIoU on these pictures", "log": "mIoU of the training's own validation"}
@@ -156,17 +157,38 @@ def print_table(result: Comparison, console: Console | None = None) -> None:
         console.print(table)
 
 
+def refuse_other_scores(out: Path) -> None:
+    """Refuse to write into a folder where one of the three files is there and none of an earlier comparison. Asked
+    before long work, and again where they are written.
+
+    Raises:
+        FileExistsError: names the file.
+    """
+    refuse_foreign(out / PAGE)
+    refuse_other(out / SCORES_FILE, _is_scores, "table of an earlier comparison")
+    if not (out / SCORES_FILE).exists():
+        refuse_other(out / PLOT, lambda _: False, "plot of an earlier comparison")
+
+
+def _is_scores(path: Path) -> bool:
+    try:
+        content = read_plain(path)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and {"checkpoints", "chosen", "mIoU from"} <= set(content)
+
+
 def write(result: Comparison, out: Path, pictures: int) -> Path:
     """``scores.json``, ``scores.svg`` and ``index.html`` in a folder; the page's path.
 
     Raises:
-        FileExistsError: another page of that name is there.
+        FileExistsError: see :func:`refuse_other_scores`.
     """
+    refuse_other_scores(out)
     path = out / PAGE
-    refuse_foreign(path)
     content = as_dict(result, pictures)
-    write_text(out / "scores.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    svg = plot(result, out / "scores.svg").read_text()
+    write_text(out / SCORES_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    svg = plot(result, out / PLOT).read_text()
     parts = [
         "<h1>Checkpoints without labels</h1>",
         f'<p class="soft">{len(result.candidates)} checkpoint(s), {pictures} picture(s)</p>',

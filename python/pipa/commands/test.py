@@ -68,15 +68,14 @@ def run_unlabelled(a: argparse.Namespace) -> int:
     if a.suffixes is not None and a.labels is None:
         raise ValueError("--suffixes are those of --labels FOLDER")
     *config, place = a.paths
-    from pipa.commands.label_free import PAGE, print_table, write
+    from pipa.commands.label_free import print_table, refuse_other_scores, write
     from pipa.inference.choosing import labels_beside
     from pipa.inference.run import find, progress
     from pipa.mmseg.run.choosing import checkpoints_of, compare
     from pipa.mmseg.run.train import hush
-    from pipa.viz.report.page import refuse_foreign
 
     hush()
-    refuse_foreign(Path(a.out) / PAGE)
+    refuse_other_scores(Path(a.out))
     loaded = optional_config(a, config)
     root, files = find(Path(a.unlabelled), Path(a.out))
     pictures: dict[Path, Path | None] = dict.fromkeys(files)

@@ -122,6 +122,19 @@ def remove_parts(folder: str | Path, pattern: str) -> None:
         part.unlink(missing_ok=True)
 
 
+def refuse_other(path: Path, ours: Callable[[Path], bool], what: str) -> None:
+    """Refuse to write over a file that is there, unless `ours` says that an earlier run of the same command made it.
+
+    Args:
+        what: the kind of file that `ours` looks for, for the message.
+
+    Raises:
+        FileExistsError: another file of that name is there, and would be lost.
+    """
+    if path.exists() and not (path.is_file() and ours(path)):
+        raise FileExistsError(f"{path}: is there and no {what}; choose another --out")
+
+
 def refuse_input(out: str | Path, *inputs: str | Path) -> None:
     """Refuse to write a result over what it is made from, also through a link.
 

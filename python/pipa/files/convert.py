@@ -9,7 +9,8 @@ The statistics are those of :mod:`pipa.files.statistics`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -47,11 +48,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did: labels converted now, labels that were finished before, files written beside them."""
+    """What a run did: labels converted now, labels that were finished before, files written beside them, and
+    sentences about what the user should look at."""
 
     converted: int
     kept: int
     written: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 def convert_labels(
@@ -101,21 +104,42 @@ def convert_labels(
     kept = sum(was_there for _, was_there in results)
     counts = {job.target.as_posix(): c for job, (c, _) in zip(jobs, results, strict=True) if job.counted}
     written = write_statistics(base, counts, LabelReading(19))
+    notes = _without_class([(job, counts) for job, (counts, _) in zip(jobs, results, strict=True)])
     if dataset == "cityscapes":
-        written += _write_splits(base, jobs)
-    return Report(len(jobs) - kept, kept, tuple(written))
+        splits, kept_splits = _write_splits(base, jobs)
+        written, notes = written + splits, notes + kept_splits
+    return Report(len(jobs) - kept, kept, tuple(written), tuple(notes))
 
 
 def finished(job: Job) -> Counts | None:
     """Counts of a target that an earlier run finished, or None where the work is still to be done."""
     try:
-        if job.target.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
+        made, given = job.target.stat(), job.source.stat()
+        # A file that is replaced by an older one keeps the older one's time of content; its place in the folder is new.
+        if made.st_mtime_ns < given.st_mtime_ns or _last_change(made) < _last_change(given):
             return None
         height, width, counts = _core.label_summary(str(job.target))
     except (OSError, ValueError):  # not there, or left damaged by something else: it is written again
         return None
     valid = (height, width) == job.size() and all(c in TRAIN_IDS for c, _ in counts)
     return dict(counts) if valid else None
+
+
+def _last_change(facts: os.stat_result) -> int:
+    """Of content or place, in ns."""
+    return max(facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+def _without_class(done: Sequence[tuple[Job, Counts]]) -> list[str]:
+    """A sentence about labels of which no pixel has a class: their ids are not those of the data set."""
+    empty = [job.source for job, counts in done if not set(counts) - {255}]
+    if not empty:
+        return []
+    return [
+        f"{empty[0]}: no pixel has an id of the 19 classes, all are ignored"
+        + (f"; so in {len(empty)} of {len(done)} labels" if len(empty) > 1 else "")
+        + "; are the ids those of another data set, or train ids already?"
+    ]
 
 
 # The data sets --------------------------------------------------------------------------------------------------------
@@ -216,13 +240,23 @@ def draw_polygons(path: str | Path) -> np.ndarray:
 
 
 # Files beside the labels ----------------------------------------------------------------------------------------------
-def _write_splits(base: Path, jobs: Iterable[Job]) -> list[Path]:
-    """train.txt, val.txt and test.txt: CITY/STEM per line, for the splits that exist."""
+def _write_splits(base: Path, jobs: Iterable[Job]) -> tuple[list[Path], list[str]]:
+    """train.txt, val.txt and test.txt: CITY/STEM per line, for the splits that exist; and a sentence about each that
+    was there with other lines and is kept: it may be a choice of the user's."""
     splits: dict[str, list[str]] = {}
     for job in jobs:
         stem = job.target.name.removesuffix("_gtFine_labelTrainIds.png")
         splits.setdefault(job.target.parent.parent.name, []).append(f"{job.target.parent.name}/{stem}")
-    return [
-        write_text(base / f"{split}.txt", "".join(f"{stem}\n" for stem in sorted(stems)))
-        for split, stems in splits.items()
-    ]
+    written, notes = [], []
+    for split, stems in splits.items():
+        path = base / f"{split}.txt"
+        text = "".join(f"{stem}\n" for stem in sorted(stems))
+        if path.exists() and (old := path.read_bytes()) != text.encode():
+            lines = len(old.splitlines())
+            notes.append(
+                f"{path}: is there with other lines and was kept ({lines} lines, {len(stems)} labels found); "
+                "remove it to have it written again"
+            )
+        else:
+            written.append(write_text(path, text))
+    return written, notes

@@ -97,6 +97,26 @@ def unlisted_colors(packed: np.ndarray, colors: Sequence[Sequence[int]]) -> tupl
     return float(counts.sum() / packed.size), found
 
 
+def unlisted_ids(counts: Mapping[int, int], table: Mapping[int, int]) -> tuple[float, list[int]]:
+    """Share of the pixels whose stored id the table does not list, and those ids, most frequent first.
+
+    Args:
+        counts: pixels of each stored id in a label.
+    """
+    other = {stored: pixels for stored, pixels in counts.items() if pixels and stored not in table}
+    return sum(other.values()) / max(sum(counts.values()), 1), sorted(
+        other, key=lambda stored: (-other[stored], stored)
+    )
+
+
+def tell_unlisted_ids(path: str | Path, share: float, ids: Sequence[int]) -> str:
+    """A sentence about pixels that are ignored because their id is in no table."""
+    shown = ", ".join(map(str, ids[:6])) + ("" if len(ids) <= 6 else f" and {len(ids) - 6} more")
+    return (
+        f"{path}: {100 * share:.1f} % of the pixels have an id that the id map does not list and are ignored: {shown}"
+    )
+
+
 def tell_unlisted(path: str | Path, share: float, colors: Sequence[tuple[int, int, int]]) -> str:
     """A sentence about pixels that are ignored because of their colour."""
     shown = ", ".join(map(str, colors[:3])) + ("" if len(colors) <= 3 else f" and {len(colors) - 3} more")

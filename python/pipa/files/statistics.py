@@ -21,7 +21,7 @@ import numpy as np
 from pipa import _core
 from pipa.files.atomic import write_text
 from pipa.files.images import DataError, read_color_label
-from pipa.files.labels import LabelReading, check_ids, tell_unlisted, unlisted_colors
+from pipa.files.labels import LabelReading, check_ids, tell_unlisted, tell_unlisted_ids, unlisted_colors, unlisted_ids
 from pipa.files.listing import find_files
 from pipa.files.parallel import run
 
@@ -45,7 +45,7 @@ def folder_stats(
     Args:
         id_map: raw id -> train id, unlisted ids ignored; None takes the ids as they are stored.
         reading: the whole of what makes train ids of a file, instead of `id_map` and `ignore_index`.
-        tell: takes a sentence about the label with the largest share of colours that belong to no class.
+        tell: takes a sentence about the label with the largest share of colours or ids that belong to no class.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -62,12 +62,17 @@ def folder_stats(
             share, found = unlisted_colors(read_color_label(path), reading.colors)
             if found:
                 worst.append((share, tell_unlisted(path, share, found)))
+        if reading.table is not None and tell is not None:
+            share, ids = unlisted_ids(dict(_core.label_summary(str(path))[2]), reading.table)
+            if ids:
+                worst.append((share, tell_unlisted_ids(path, share, ids)))
         return count_label(path, reading)
 
     results = run(paths, work, workers, progress, "class statistics")
     stats = {path.as_posix(): counts for path, counts in zip(paths, results, strict=True)}
     if worst and tell is not None:
-        tell(f"{len(worst)} of {len(paths)} labels have colours of no class; the worst is {max(worst)[1]}")
+        what = "ids that the id map does not list" if reading.colors is None else "colours of no class"
+        tell(f"{len(worst)} of {len(paths)} labels have {what}; the worst is {max(worst)[1]}")
     if out is not None:
         write_statistics(Path(out), stats, reading)
     return stats
@@ -229,12 +234,16 @@ def _same_files(path: Path, source: Mapping[str, Any] | None, pairs: Sequence[tu
 
 
 def match_files(files: Sequence[str], labels: Sequence[str]) -> list[int | None]:
-    """Index into `labels` of each file by the shortest tail of the path that tells the labels apart, so that
-    statistics stay valid when a data set moves. None for files that are not in `labels`."""
+    """Index into `labels` of each file by the shortest tail of the path that tells the labels apart and gives each of
+    them one file, so that statistics stay valid when a data set moves, and when they count more than its labels. None
+    for files that are not in `labels`."""
     parts = [Path(label).parts for label in labels]
-    depth = 1
-    while True:
+    others = [Path(file).parts for file in files]
+    deepest = max(map(len, parts), default=1)
+    for depth in range(1, deepest + 1):
         tails = {part[-depth:]: index for index, part in enumerate(parts)}
-        if len(tails) == len(parts) or depth >= max(map(len, parts), default=1):
-            return [tails.get(Path(file).parts[-depth:]) for file in files]
-        depth += 1
+        indices = [tails.get(other[-depth:]) for other in others]
+        found = [index for index in indices if index is not None]
+        if len(tails) == len(parts) and len(set(found)) == len(found):
+            break
+    return indices

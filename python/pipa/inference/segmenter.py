@@ -108,7 +108,7 @@ class Segmenter:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
-        if not scales or min(scales) <= 0:
+        if not scales or not all(0 < scale < math.inf for scale in scales):
             raise ValueError(f"scales: expected positive factors, got {tuple(scales)}")
         waiting: list[tuple[Source, Prepared]] = []
 

@@ -113,7 +113,13 @@ def test_a_whole_training_state(golden: Path, tmp_path: Path, tree: str) -> None
     load_checkpoint(model, str(out), strict=True)
     assert not list(out.parent.glob(".*"))
 
-    convert_checkpoint(file, out, use_teacher=True)
+    other = tmp_path / "other.pth"
+    torch.save({"state_dict": {}, "meta": {"iter": 3}}, other)
+    before = other.read_bytes()
+    with pytest.raises(FileExistsError, match=r"other\.pth: is there and no checkpoint of an earlier conversion"):
+        convert_checkpoint(file, other)
+    assert other.read_bytes() == before
+    convert_checkpoint(file, out, use_teacher=True)  # over its own
     assert float(load_plain(out)["state_dict"]["backbone.layers.0.2.bias"][0]) == 1
 
 

@@ -23,9 +23,11 @@ from mmseg.utils import register_all_modules
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.commands.cli import main
+from pipa.environment import NOTE
 from pipa.files.images import DataError, read_label
 from pipa.functional import class_counts
 from pipa.mmseg.datasets import transforms
+from pipa.mmseg.datasets.check import check_loader
 
 register_all_modules(init_default_scope=True)
 RAW = dict(names=["road", "car"], id_map={10: 0, 20: 1}, colors=[[1, 2, 3], [4, 5, 6]])
@@ -107,6 +109,31 @@ def test_the_share_of_unlisted_colours_is_told(
     folder, table = str(root / "colors"), str(root / "classes.json")
     assert main(["stats", folder, "--classes", table, "--label-format", "colors", "--workers", "1"]) == 0
     assert "4 of 4 labels have colours of no class; the worst is" in capsys.readouterr().err
+
+
+def test_the_share_of_unlisted_ids_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = np.full((40, 60), 10, np.uint8)
+    label[:10], label[10:12] = 30, 31  # a quarter and a twentieth
+    Image.fromarray(label).save(root / "labels/2.png")
+    for i in (0, 1, 3):
+        Image.fromarray(np.full((40, 60), 20, np.uint8)).save(root / f"labels/{i}.png")
+    assert main(["stats", str(root / "labels"), "--classes", str(root / "classes.json"), "--workers", "1"]) == 0
+    told = f"{root / 'labels/2.png'}: 30.0 % of the pixels have an id that the id map does not list and are ignored"
+    assert (
+        f"1 of 4 labels have ids that the id map does not list; the worst is {told}: 30, 31" in capsys.readouterr().err
+    )
+    for i in range(4):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 60, 3), np.uint8)).save(root / f"images/{i}.png")
+    built = dict(type="FolderDataset", data_root=str(root), classes="classes.json")
+    pipeline = [dict(type="LoadImage"), dict(type="LoadLabel"), dict(type="PackSegInputs")]
+    findings = check_loader("train_dataloader", dict(dataset=dict(**built, pipeline=pipeline)), workers=1)
+    (found,) = (finding for finding in findings if "id map does not list" in finding.found)
+    assert (found.level, found.found) == (
+        NOTE,
+        "7.5 % of all label pixels have an id that the id map does not list and are ignored; most in "
+        + told
+        + ": 30, 31",
+    )
 
 
 def rare(root: Path, **kwargs: Any) -> Any:

@@ -38,4 +38,8 @@ def test_softmax_of_one_minus_frequency() -> None:
 def test_files_are_matched_by_their_shortest_distinct_tail() -> None:
     labels = ["/data/a/x/1.png", "/data/b/x/1.png", "/data/b/x/2.png"]
     assert match_files(["old/b/x/1.png", "old/a/x/1.png", "old/c/x/1.png"], labels) == [1, 0, None]
+    # Statistics of train and val beside the labels of train alone.
+    both = ["old/val/1.png", "old/train/1.png", "old/train/2.png"]
+    assert match_files(both, ["/new/train/1.png", "/new/train/2.png"]) == [None, 0, 1]
+    assert match_files(both, ["/new/gt/1.png", "/new/gt/2.png"]) == [None, None, None]
     assert match_files(["q/2.png"], ["/z/2.png", "/z/3.png"]) == [0]

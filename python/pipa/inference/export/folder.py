@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from pipa.files.atomic import write_text
-from pipa.inference.export.card import MARK, card
+from pipa.inference.export.card import card
+from pipa.inference.export.earlier import CONFIG, README, WEIGHTS, refuse_other_folder
 from pipa.inference.export.metadata import to_text
-from pipa.inference.export.safetensors import SUFFIX, write_safetensors
+from pipa.inference.export.safetensors import write_safetensors
 
-WEIGHTS = f"model{SUFFIX}"
 #: The key of a file's meta data under which the description lies.
 KEY = "inference"
 
@@ -21,14 +21,13 @@ def write_folder(folder: Path, state: dict[str, Tensor], description: dict[str, 
     """Write model.safetensors, config.json and README.md; the files that were written.
 
     Raises:
-        FileExistsError: a README.md that is no model card of ours.
+        FileExistsError: one of the three is there and of no export of ours.
     """
-    path = folder / "README.md"
-    if path.exists() and not is_card(path):
-        raise FileExistsError(f"{path}: is there and no model card of pipa-rs; choose another folder")
+    refuse_other_folder(folder)
+    path = folder / README
     folder.mkdir(parents=True, exist_ok=True)
     weights = write_weights(folder / WEIGHTS, state, description)
-    config = write_text(folder / "config.json", to_text(description, indent=1) + "\n")
+    config = write_text(folder / CONFIG, to_text(description, indent=1) + "\n")
     return [weights, config, write_text(path, card(description, str(folder)))]
 
 
@@ -38,7 +37,3 @@ def write_weights(path: Path, state: dict[str, Tensor], description: dict[str, A
     if description.get("weights"):
         meta["weights"] = description["weights"]
     return write_safetensors(path, state, meta)
-
-
-def is_card(path: Path) -> bool:
-    return MARK in path.read_text(encoding="utf-8", errors="replace")[:400]

@@ -41,6 +41,17 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file carries beside its tensors. ValueError: no such file."""
+    _package()
+    opened = importlib.import_module("safetensors").safe_open
+    try:
+        with opened(str(path), framework="pt", device="cpu") as file:
+            return file.metadata() or {}
+    except Exception as error:  # its own error type
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+
+
 def _package() -> Any:
     try:
         return importlib.import_module("safetensors.torch")

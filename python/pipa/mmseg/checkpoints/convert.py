@@ -13,13 +13,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipa.files.atomic import refuse_input, save
+from pipa.files.atomic import refuse_input, refuse_other, save
 from pipa.files.torch_file import CheckpointError, load_plain
 from pipa.mmseg.checkpoints.description import KEY
 from pipa.mmseg.checkpoints.keys import convert_state_dict, rename
 from pipa.mmseg.checkpoints.model import build_from_keys, describes_ours
 from pipa.mmseg.checkpoints.released import released_description
 
+# Under this name a converted file says what it was made from.
+SOURCE = "converted_from"
 # Where the converted file keeps the teacher (EMA) network.
 TEACHER_KEY = "teacher"
 
@@ -84,11 +86,13 @@ def convert_checkpoint(
         use_teacher: ``state_dict`` is the teacher's (the released test scripts use the student's).
 
     The written file loads with ``load_from`` and ``pipa test`` (an encoder: with ``init_cfg=dict(type="Pretrained",
-    checkpoint=...)`` of the backbone). Raises CheckpointError, also if no key fits.
+    checkpoint=...)`` of the backbone). Raises CheckpointError, also if no key fits, and FileExistsError where
+    `out` is there and no earlier conversion.
     """
     path = Path(path)
     if out is not None:
         refuse_input(out, path)
+        refuse_other(Path(out), _is_converted, "checkpoint of an earlier conversion")
     result, report = convert_content(load_plain(path), str(path), model, use_teacher)
     if out is not None:
         save(result, out)
@@ -192,9 +196,17 @@ def _convert(
     return result
 
 
+def _is_converted(path: Path) -> bool:
+    try:
+        meta = load_plain(path).get("meta")
+    except CheckpointError:
+        return False
+    return isinstance(meta, dict) and SOURCE in meta
+
+
 def _meta(content: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """Plain values only, so that our file too loads with weights_only=True."""
-    meta: dict[str, Any] = {"converted_from": report.source, "kind": report.kind}
+    meta: dict[str, Any] = {SOURCE: report.source, "kind": report.kind}
     old = content.get("meta")
     if isinstance(old, Mapping) and isinstance(old.get("CLASSES"), (list, tuple)):
         meta["dataset_meta"] = {"classes": tuple(str(name) for name in old["CLASSES"])}

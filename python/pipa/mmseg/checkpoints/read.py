@@ -28,7 +28,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if path.is_dir():
         path = path / WEIGHTS
-    if path.suffix == SUFFIX:
+    if path.suffix.lower() == SUFFIX:
         return read_safetensors(path)
     content = load(path, map_location="cpu")
     if not isinstance(content, Mapping):

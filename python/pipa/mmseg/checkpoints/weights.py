@@ -7,10 +7,10 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from pipa.inference.export.earlier import WHICH
+
 Weights: TypeAlias = Literal["auto", "student", "teacher"]
 CHOICES: tuple[Weights, ...] = ("auto", "student", "teacher")
-# What an exported file says of its weights.
-WHICH = "weights"
 
 
 def choose(content: Mapping[str, Any], where: str, weights: Weights = "auto") -> dict[str, Tensor]:

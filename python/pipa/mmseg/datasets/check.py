@@ -12,8 +12,8 @@ import numpy as np
 from mmseg.registry import DATASETS
 
 from pipa.environment import ERROR, NOTE, WARNING, Finding
-from pipa.files.images import DataError, open_image, read_color_label, read_image
-from pipa.files.labels import LabelReading, tell_unlisted, unlisted_colors
+from pipa.files.images import DataError, open_image, read_color_label, read_image, read_label
+from pipa.files.labels import LabelReading, tell_unlisted, tell_unlisted_ids, unlisted_colors, unlisted_ids
 from pipa.mmseg.datasets.check_crop import crop_findings
 from pipa.mmseg.datasets.domain_dataset import DomainDataset
 from pipa.mmseg.datasets.rare_class_sampling import RareClassSampling
@@ -33,8 +33,9 @@ class Sample:
     labelled: bool = False
     errors: list[str] = field(default_factory=list)
     flat: bool = False  # one value in all pixels
-    unlisted: float = 0.0  # share of the label's pixels whose colour is no class's
+    unlisted: float = 0.0  # share of the label's pixels whose colour or id is no class's
     told: str = ""  # a sentence about them
+    painted: bool = False  # the label holds colours
 
 
 def loaders(config: Mapping, path: str = "") -> Iterator[tuple[str, Mapping]]:
@@ -180,9 +181,14 @@ class _Inspector:
             if info.get("label_map"):
                 info["num_classes"] = len(info["label_map"])
         reading = LabelReading.of(info, self.loader.num_classes, self.loader.ignore_index)
+        sample.painted = reading.colors is not None
         if reading.colors is not None:
             sample.unlisted, others = unlisted_colors(read_color_label(info["seg_map_path"]), reading.colors)
             sample.told = tell_unlisted(info["seg_map_path"], sample.unlisted, others) if others else ""
+        elif reading.table is not None:
+            stored = np.bincount(read_label(info["seg_map_path"]).reshape(-1))
+            sample.unlisted, ids = unlisted_ids(dict(enumerate(stored.tolist())), reading.table)
+            sample.told = tell_unlisted_ids(info["seg_map_path"], sample.unlisted, ids) if ids else ""
         label = self.loader.read({**info, "reduce_zero_label": False}, info["seg_map_path"])
         if sample.size is not None and label.shape != sample.size:
             raise DataError(
@@ -204,12 +210,7 @@ def _summarise(place: str, dataset: Any, samples: Sequence[Sample]) -> Iterator[
         yield Finding(
             WARNING, place, f"{len(flat)} image(s) have one colour only, e.g. {flat[0]}", "look at them; remove them"
         )
-    painted = [sample for sample in samples if sample.told]
-    if painted:
-        most = max(painted, key=lambda sample: sample.unlisted)
-        share = sum(sample.unlisted for sample in samples) / sum(sample.labelled for sample in samples)
-        text = f"{100 * share:.1f} % of all label pixels have a colour of no class and are ignored; most in {most.told}"
-        yield Finding(WARNING, place, text, "add the colours to the class file, or write the labels without smoothing")
+    yield from _unlisted(place, samples)
     labelled = [sample for sample in samples if sample.labelled and not sample.errors]
     blank = [sample.image for sample in labelled if not sample.counts]
     if blank:
@@ -228,6 +229,21 @@ def _summarise(place: str, dataset: Any, samples: Sequence[Sample]) -> Iterator[
     if sizes:
         shown = ", ".join(f"{h}x{w} ({n})" for (h, w), n in sizes.most_common(3))
         yield Finding(NOTE, place, f"{len(samples)} of {len(dataset)} images looked at; sizes {shown}", "")
+
+
+def _unlisted(place: str, samples: Sequence[Sample]) -> Iterator[Finding]:
+    """How much of the labels is lost because its colour is no class's (mostly a fault), or its id (mostly a choice)."""
+    told = [sample for sample in samples if sample.told]
+    if not told:
+        return
+    most = max(told, key=lambda sample: sample.unlisted)
+    share = sum(sample.unlisted for sample in samples) / sum(sample.labelled for sample in samples)
+    what = "a colour of no class" if most.painted else "an id that the id map does not list"
+    text = f"{100 * share:.1f} % of all label pixels have {what} and are ignored; most in {most.told}"
+    if most.painted:
+        yield Finding(WARNING, place, text, "add the colours to the class file, or write the labels without smoothing")
+    else:
+        yield Finding(NOTE, place, text, "")
 
 
 def _rare_class(place: str, config: Mapping) -> list[Finding]:

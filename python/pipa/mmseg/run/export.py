@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pipa.files.atomic import save, write_text
+from pipa.files.atomic import refuse_input, save, write_text
 from pipa.inference.export.card import card
-from pipa.inference.export.folder import is_card, write_folder, write_weights
+from pipa.inference.export.earlier import README, WHICH, is_card, refuse_other_file, refuse_other_folder
+from pipa.inference.export.folder import write_folder, write_weights
 from pipa.inference.export.onnx import write_onnx
 from pipa.mmseg.checkpoints.adapters import without_adapters
 from pipa.mmseg.checkpoints.description import KEY
 from pipa.mmseg.checkpoints.read import read_checkpoint
-from pipa.mmseg.checkpoints.weights import WHICH, Weights, choose, held
+from pipa.mmseg.checkpoints.weights import Weights, choose, held
 from pipa.mmseg.run.choosing import logged_scores
 from pipa.mmseg.run.network import build
 from pipa.mmseg.run.open import description_of
@@ -48,10 +48,15 @@ def export(
 
     Raises:
         ValueError: `out` is the checkpoint itself, the file holds no such weights, or it cannot be exported.
+        FileExistsError: `out` is there and no earlier export.
     """
     out = Path(out)
-    if out.resolve() == Path(checkpoint).resolve() or (out.exists() and os.path.samefile(out, checkpoint)):
-        raise ValueError(f"{checkpoint}: the output would replace it, choose another --out")
+    refuse_input(out, checkpoint)
+    folder = form == "safetensors" and (out.is_dir() or not out.suffix)
+    if folder:
+        refuse_other_folder(out)
+    else:
+        refuse_other_file(out, form)
     if size is not None and form != "onnx":
         raise ValueError(f"--size is the input of an ONNX file; {form} takes any size")
     content = read_checkpoint(checkpoint)
@@ -68,10 +73,10 @@ def export(
         difference = write_onnx(out, network, size)
         note = f"input (B, 3, {size[0]}, {size[1]}), RGB 0..255; largest difference to PyTorch {difference:.2e}"
         return Exported([out], [note])
-    if out.is_dir() or not out.suffix:
+    if folder:
         return Exported(write_folder(out, state, description))
     done = Exported([write_weights(out, state, description)])
-    readme = out.with_name("README.md")
+    readme = out.with_name(README)
     if readme.exists() and not is_card(readme):
         done.notes.append(f"{readme}: is there already, so no model card was written")
     else:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 import pipa.mmseg  # noqa: F401  (registers)
+from pipa.inference.export.earlier import WHICH
 from pipa.inference.memory import give_back
 from pipa.inference.segmenter import Segmenter
 from pipa.mmseg.checkpoints import description as described
 from pipa.mmseg.checkpoints.config_text import read_config_text
 from pipa.mmseg.checkpoints.read import read_checkpoint
-from pipa.mmseg.checkpoints.weights import WHICH, Weights, choose, held
+from pipa.mmseg.checkpoints.weights import Weights, choose, held
 from pipa.mmseg.run.network import build
 from pipa.mmseg.run.train import load_config
 

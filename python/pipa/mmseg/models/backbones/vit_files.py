@@ -66,7 +66,7 @@ def load_vit(vit: nn.Module, path: str | Path) -> Tensor | None:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the encoder's weights are not there; {GUIDE}")
-    content = read_safetensors(path) if path.suffix == SUFFIX else load_plain(path)
+    content = read_safetensors(path) if path.suffix.lower() == SUFFIX else load_plain(path)
     state = released_names(content, str(path))
     token = state.get("mask_token")
     target = {name.replace(BASE, ""): value for name, value in vit.state_dict().items() if ".lora_" not in name}
