@@ -69,6 +69,14 @@ impl Rng {
         let radius = (-2.0 * (1.0 - self.inner.random::<f64>()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.inner.random::<f64>()).cos()
     }
+
+    /// A float32 tensor of normal values. Tests draw from here: libtorch's generator is one for all threads, so what a
+    /// test got from it would follow the tests beside it.
+    #[cfg(test)]
+    pub fn normals(&mut self, shape: &[i64]) -> tch::Tensor {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_: i64| self.normal() as f32).collect();
+        tch::Tensor::from_slice(&values).reshape(shape)
+    }
 }
 
 #[cfg(test)]

@@ -196,18 +196,19 @@ fn row_bf16(image: &[bf16], weight: &[f32], shape: Shape, y: usize, out: &mut [b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
+    use crate::rng::Rng;
 
     #[test]
     fn value_and_gradients_are_libtorchs() {
+        let mut rng = Rng::new(1);
         for (channels, height, width, dilation) in [(64, 9, 7, 1), (70, 13, 10, 3), (5, 4, 4, 6)] {
-            let map = Tensor::randn([2, channels, height, width], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-            let weight = Tensor::randn([channels, 1, 3, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let map = rng.normals(&[2, channels, height, width]).set_requires_grad(true);
+            let weight = rng.normals(&[channels, 1, 3, 3]).set_requires_grad(true);
             let window = [dilation, dilation];
             let expected = map.conv2d(&weight, None::<Tensor>, [1, 1], window, window, channels);
             let found = depthwise(&map, &weight, dilation, false).unwrap();
             assert!(found.allclose(&expected, 1e-5, 1e-5, false));
-            let grad = Tensor::randn_like(&expected);
+            let grad = rng.normals(&expected.size());
             let expected =
                 Tensor::run_backward(&[(&expected * &grad).sum(Kind::Float)], &[&map, &weight], false, false);
             assert!(depthwise(&grad, &weight, dilation, true).unwrap().allclose(&expected[0], 1e-5, 1e-5, false));
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn bfloat16_is_rounded_to_the_nearest() {
-        let values = Tensor::randn([1000], (Kind::Float, Device::Cpu));
+        let values = Rng::new(1).normals(&[1000]);
         let expected: Vec<f32> = Vec::try_from(values.to_kind(Kind::BFloat16).to_kind(Kind::Float)).unwrap();
         let values: Vec<f32> = Vec::try_from(values).unwrap();
         assert!(values.iter().zip(expected).all(|(&x, y)| <bf16 as Value>::store(x).load() == y));

@@ -145,19 +145,20 @@ fn rows_bf16(image: &[bf16], grad: &[bf16], sizes: Correlation, first: usize, su
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
     use tch::Device;
 
     #[test]
     fn gradient_of_any_window_is_libtorchs() {
+        let mut rng = Rng::new(1);
         for (size, stride, padding, dilation) in [(5, 1, 2, 1), (5, 2, 0, 1), (1, 3, 0, 1), (4, 2, 3, 2), (7, 1, 9, 1)]
         {
             for (channels, height, width) in [(70, 19, 22), (3, 7, 13)] {
-                let map = Tensor::randn([2, channels, height, width], (Kind::Float, Device::Cpu));
-                let weight =
-                    Tensor::randn([channels, 1, size, size], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+                let map = rng.normals(&[2, channels, height, width]);
+                let weight = rng.normals(&[channels, 1, size, size]).set_requires_grad(true);
                 let twice = |n: i64| [n, n];
                 let out = map.conv2d(&weight, None::<Tensor>, twice(stride), twice(padding), twice(dilation), channels);
-                let grad = Tensor::randn_like(&out);
+                let grad = rng.normals(&out.size());
                 let expected = Tensor::run_backward(&[(&out * &grad).sum(Kind::Float)], &[&weight], false, false);
                 let [size, stride, padding, dilation] = [size, stride, padding, dilation].map(|n| n as usize);
                 let window = Window { size, stride, padding, dilation };

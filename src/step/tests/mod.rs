@@ -30,10 +30,7 @@ fn settings() -> Settings {
 /// Stripes of all classes, a few ignored pixels, noise images.
 fn batch() -> Batch {
     let mut rng = Rng::new(9);
-    let mut image = || {
-        let values: Vec<f32> = (0..2 * 3 * SIDE * SIDE).map(|_| rng.normal() as f32).collect();
-        Tensor::from_slice(&values).reshape([2, 3, SIDE, SIDE])
-    };
+    let mut image = || rng.normals(&[2, 3, SIDE, SIDE]);
     let label: Vec<i64> =
         (0..2 * SIDE * SIDE).map(|i| if i % 97 == 0 { 255 } else { (i % SIDE) / 8 % CLASSES }).collect();
     let label = Tensor::from_slice(&label).reshape([2, SIDE, SIDE]);

@@ -47,13 +47,13 @@ impl Net {
     }
 }
 
-/// Fills a store's variables from `rng`: libtorch's generator is one for all threads, and the tests share it.
+/// Fills a store's variables from `rng`.
 fn draw(store: &nn::VarStore, rng: &mut Rng) {
     let mut named: Vec<_> = store.variables().into_iter().collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
     for (_, mut variable) in named {
-        let values: Vec<f32> = (0..variable.numel()).map(|_| rng.uniform(-0.3, 0.3) as f32).collect();
-        no_grad(|| variable.copy_(&Tensor::from_slice(&values).reshape(variable.size())));
+        let values = rng.normals(&variable.size()) * 0.2;
+        no_grad(|| variable.copy_(&values));
     }
 }
 
