@@ -88,6 +88,16 @@ def test_map_and_colours_give_the_same_labels(root: Path) -> None:
         assert counts(dataset(root)[i]) == counts(dataset(root, **COLORS)[i])
 
 
+def test_a_subset_of_the_classes_is_chosen_by_classes(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"metainfo=\{'classes': ...\} is not taken.*classes\.json.*with their ids"):
+        dataset(root, metainfo=dict(classes=("car",)))
+    chosen = dataset(root, classes=[dict(name="car", ids=[20])], metainfo=dict(year=2026))
+    assert (chosen.metainfo["classes"], chosen.metainfo["year"]) == (("car",), 2026)
+    found = chosen[0]["data_samples"].gt_sem_seg.data
+    assert class_counts(found, 1).tolist() == [counts(dataset(root)[0])[1]]
+    assert set(found.unique().tolist()) == {0, 255}
+
+
 def test_reduce_zero_label_is_refused_at_the_start(root: Path) -> None:
     with pytest.raises(DataError, match="reduce_zero_label=True"):
         dataset(root, reduce_zero_label=True)

@@ -31,6 +31,7 @@ class FolderDataset(DomainDataset):
         list_file: one stem per line (`town/0001`), relative to data_root; entries cannot leave the folders.
         classes: see `load_classes`; a file path is relative to data_root if it is not found as given.
         label_format: "ids", or "colors" for labels painted with the colours of the classes (others are ignored).
+        metainfo: more of what the data set says about itself; names and colours are those of `classes`.
         unlabelled: a target domain; `labels` is not looked at.
 
     >>> import pipa, pipa.mmseg
@@ -60,6 +61,7 @@ class FolderDataset(DomainDataset):
         list_file: str = "",
         label_format: LabelFormat = "ids",
         ignore_index: int | None = None,
+        metainfo: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if label_format not in get_args(LabelFormat):
@@ -78,16 +80,23 @@ class FolderDataset(DomainDataset):
                 f"FolderDataset: ignore_index {ignore_index} is one of the {len(self.classes.names)} classes; "
                 "choose an id outside of them (65535 for more than 255 classes)"
             )
-        metainfo: dict[str, Any] = dict(classes=self.classes.names)
+        known: dict[str, Any] = dict(classes=self.classes.names)
         if self.classes.colors:
-            metainfo["palette"] = [list(color) for color in self.classes.colors]
+            known["palette"] = [list(color) for color in self.classes.colors]
+        for key in ("classes", "palette"):
+            if key in (metainfo or {}):
+                raise ValueError(
+                    f"FolderDataset: metainfo={{{key!r}: ...}} is not taken, names and colours are those of classes="
+                    f"{self.classes_file or '...'}; for some of the classes alone, give that argument only those, with "
+                    "their ids"
+                )
         super().__init__(
             data_root=data_root,
             data_prefix=dict(img_path=images, seg_map_path=labels),
             ann_file=list_file,
             img_suffix=img_suffix,
             seg_map_suffix=label_suffix,
-            metainfo=metainfo,
+            metainfo={**(metainfo or {}), **known},
             ignore_index=ignore_index,
             **kwargs,
         )
