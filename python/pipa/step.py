@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,12 +16,12 @@ from pipa.networks import Networks, PlainNetworks
 from pipa.networks.choose import adapter_for
 from pipa.networks.encoder import encoder_parameters
 from pipa.networks.plain import Features
-from pipa.networks.projection import refuse_beside_heads
-from pipa.networks.trial import Trial, projection_heads, trial
+from pipa.networks.trial import Trial, trial
 from pipa.networks.wrappers import unwrap
 from pipa.settings import StepSettings, native_step
 from pipa.settings import default_settings as default_settings
 from pipa.step_checks import SilentTerms, check_call, check_teacher, default_align, pixel_values
+from pipa.step_networks import imagenet_network, initial_network, step_heads, teacher_network, wanted_heads
 
 # What the native step remembers across iterations.
 MEMORIES = ("bank", "prototypes", "distribution")
@@ -129,22 +128,9 @@ class PipaStep(nn.Module):
         core = wrapped.core
         self.group = Group(wrapped.process_group) if group is None and wrapped.distributed else group
         self._averages = wrapped.distributed
-        self.teacher = frozen_copy(core) if teacher is None else unwrap(teacher, "teacher").core.requires_grad_(False)
-        if imagenet is None and used["feature_distance_weight"] > 0:
-            imagenet = frozen_copy(core)
-        elif imagenet is not None:
-            imagenet = unwrap(imagenet, "imagenet").core
-        self.initial: nn.Module | None = None
-        if used["label_network"] == "initial" or used["distillation_weight"] > 0:
-            if initial is None:
-                self.initial = frozen_copy(core)
-            elif isinstance(initial, nn.Module):
-                self.initial = unwrap(initial, "initial").core.requires_grad_(False)
-            elif initial != "stored":
-                raise ValueError(f"initial: expected a network or 'stored', got {initial!r}")
-        elif initial is not None:
-            what = "initial='stored'" if initial == "stored" else "initial"
-            raise ValueError(f"{what}: expected label_network='initial' or distillation_weight above 0 beside it")
+        self.teacher = teacher_network(core, teacher)
+        imagenet = imagenet_network(core, imagenet, used)
+        self.initial = initial_network(core, initial, used)
         self._stored = initial == "stored"
         make = adapter or adapter_for(
             core, features, num_classes, auxiliary_weight, align_corners, finest_stride, wrapped.compiler
@@ -155,25 +141,25 @@ class PipaStep(nn.Module):
         self._networks.start = self.initial
         wants = wanted_heads(used)
         own = heads is None
-        if heads is not None:
-            given_dims = {"pixel_dim": pixel_dim, "patch_dim": patch_dim, "projection_hidden": projection_hidden}
-            refuse_beside_heads(heads, {**given_dims, "projection_layers": projection_layers})
         self._trial: Trial | None = None
         if (own and wants and feature_channels is None) or "patch" in wants:
             patch = tuple(used["patch_size"]) if "patch" in wants else None
             self._trial = trial(self._networks, core, feature_channels, patch)
         if self._trial is not None and "patch_align" not in given:
             self._native = native_step({**given, "patch_align": default_align(used, self._trial)}, seed)
-        if own and wants:
-            channels = feature_channels if self._trial is None else self._trial.channels
-            dims = {"pixel": pixel_dim, "patch": patch_dim}
-            dims = {name: dims[name] for name in wants}
-            heads = projection_heads(channels or [], dims, projection_hidden, projection_layers, core)
+        heads = step_heads(
+            core,
+            heads,
+            wants,
+            self._trial,
+            feature_channels=feature_channels,
+            pixel_dim=pixel_dim,
+            patch_dim=patch_dim,
+            projection_hidden=projection_hidden,
+            projection_layers=projection_layers,
+        )
         self.heads = heads if own else None
         made: dict[str, nn.Module] = {} if heads is None else dict(heads.items())
-        missing = [name for name in wants if f"{name}_head" not in made]
-        if missing:
-            raise ValueError(f"heads: expected {missing[0]}_head, because its term is on")
         self._networks.attach(made.get("pixel_head"), made.get("patch_head"))
         if isinstance(self._networks, PlainNetworks) and max(used[f"{n}_weight"] for n in ("mix", "mask", "patch")) > 0:
             check_teacher(self._networks, core, self.teacher)
@@ -334,14 +320,3 @@ class PipaStep(nn.Module):
     def _here(self, memory: Iterable[Tensor]) -> tuple[Tensor, ...]:
         device = next((p.device for p in self.teacher.parameters()), None)
         return tuple(tensor.to(device) for tensor in memory)
-
-
-def wanted_heads(settings: dict[str, Any]) -> list[str]:
-    """Projection heads that terms with a weight above 0 need; the distribution contrast is on the pixel embedding."""
-    pixel = settings["pixel_weight"] > 0 or settings["distribution_weight"] > 0
-    return [name for name, on in (("pixel", pixel), ("patch", settings["patch_weight"] > 0)) if on]
-
-
-def frozen_copy(module: nn.Module) -> nn.Module:
-    """Deep copy without gradient."""
-    return copy.deepcopy(module).requires_grad_(False)

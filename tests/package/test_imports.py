@@ -12,7 +12,7 @@ ORDER = [
     "_abi",
     "environment · settings · files · group · configs",
     "functional · networks · toy",
-    "losses · projection · gradient_exchange · step_checks · first_prototypes",
+    "losses · projection · gradient_exchange · step_checks · step_networks · first_prototypes",
     "step · viz",
     "inference",
     "mmseg.mmengine_compat",

@@ -52,7 +52,8 @@ from pipa.mmseg.models.segmentors.head_map import HEAD, check_head_map
 from pipa.mmseg.models.segmentors.step_adapter import core_model, main_head
 from pipa.mmseg.models.sliding import TorchDraws
 from pipa.settings import HOOK_DEFAULTS, HookSettings, default_settings, native_step
-from pipa.step import PipaStep, frozen_copy, wanted_heads
+from pipa.step import PipaStep
+from pipa.step_networks import frozen_copy, wanted_heads
 
 
 @HOOKS.register_module()
