@@ -21,7 +21,8 @@ COLOURS = {"student": "#4269d0", "teacher": "#c9570f"}
 def forest(results: Mapping[str, Any], path: Path) -> Path:
     """Paired differences to the baseline; small dots are the seeds.
 
-    Thick lines are 95 % bootstrap intervals, thin ones Student's, far wider for few seeds: the frame cuts them.
+    Thick lines are 95 % bootstrap intervals, thin ones Student's. These are far wider for few seeds: the frame grows by
+    up to half its width to both sides for them, and an arrow says that it cuts one.
     """
     baseline = results["baseline"]
     rows = []
@@ -42,10 +43,20 @@ def forest(results: Mapping[str, Any], path: Path) -> Path:
             if found.bootstrap is not None:
                 axes.plot(found.bootstrap, [y, y], color=colour, linewidth=2.5)
             axes.plot([found.mean], [y], "D", color=colour, markersize=5)
-        axes.set_xlim(axes.get_xlim())
+        low, high = axes.get_xlim()
+        margin = (high - low) / 20
+        ends = [end for _, _, found in rows if found.student_t is not None for end in found.student_t]
+        least = max(min([low, *(end - margin for end in ends)]), low - (high - low) / 2)
+        most = min(max([high, *(end + margin for end in ends)]), high + (high - low) / 2)
+        axes.set_xlim(least, most)
         for y, (_, model, found) in enumerate(rows):
-            if found.student_t is not None:
-                axes.plot(found.student_t, [y, y], color=COLOURS[model], linewidth=0.8)
+            if found.student_t is None:
+                continue
+            start, end = found.student_t
+            axes.plot([max(start, least), min(end, most)], [y, y], color=COLOURS[model], linewidth=0.8)
+            for place, cut, mark in ((least, start < least, "<"), (most, end > most, ">")):
+                if cut:
+                    axes.plot([place], [y], mark, color=COLOURS[model], markersize=4, clip_on=False)
         axes.set_yticks(range(len(rows)), [f"{method}, {model}" for method, model, _ in rows])
         axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)  # the first on top, none on the frame
         axes.grid(axis="x", color="#ddd")
