@@ -84,6 +84,7 @@ def test_a_changed_number_changes_the_page(tmp_path: Path, capsys: pytest.Captur
             "expected a method with a finished run",
         ),
         ("<!-- study toy_terms gain: PiPa | self-training | Teachers --><!-- /study -->", "student or teacher"),
+        ("<!-- study toy_terms grid --><!-- /study -->", "toy_terms: expected a grid of two settings"),
         ("<!-- study toy_terms differences: nobody --><!-- /study -->", "expected a method with a finished run"),
         ("<!-- study toy_terms scores: PiPa --><!-- /study -->", "expected scores alone, got 'PiPa' behind it"),
         ("<!-- study toy_terms --><!-- /study -->", "expected <!-- study NAME KIND -->"),

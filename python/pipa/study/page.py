@@ -1,6 +1,7 @@
 """Numbers of a page that come from the studies' JSON files, between markers that Markdown does not show.
 
 <!-- study toy_terms scores -->  ... <!-- /study -->                          a table
+<!-- study toy_weights grid -->  ... <!-- /study -->                        a grid of two settings, one down, one across
 <!-- study toy_terms differences: self-training -->  ... <!-- /study -->      against another baseline
 <!-- study toy_terms gain: PiPa | self-training | teacher -->...<!-- /study -->    a phrase, inside of a sentence
 <!-- study toy_terms gain: PiPa | self-training | teacher | test -->...<!-- /study -->    the same of the test data
@@ -16,14 +17,17 @@ from typing import Any
 from pipa.study.inside import inside
 from pipa.study.results import read_results
 from pipa.study.statistics import MODELS
-from pipa.study.tables import class_table, difference_table, gain, methods, rule, score_table, table_on_test
+from pipa.study.tables import class_table, difference_table, gain, grid_table, methods, rule, score_table, table_on_test
 
 MARKER = re.compile(r"<!-- study (\S+) (\w+)(?:: (.*?))? -->(.*?)<!-- /study -->", re.DOTALL)
 MARK = re.compile(r"<!--\s*(/?)\s*study\b.*?-->", re.DOTALL)
 BEGIN = re.compile(r"<!-- study \S+ \w+(: .*?)? -->", re.DOTALL)
 END = "<!-- /study -->"
 # Of each kind of place, whether it may name a baseline.
-KINDS = {"rule": False, "scores": False, "differences": True, "test": True, "classes": True, "inside": False}
+KINDS = {
+    **dict.fromkeys(("rule", "scores", "grid", "inside"), False),
+    **dict.fromkeys(("differences", "test", "classes"), True),
+}
 
 
 def file_of(study: str, folder: Path) -> Path:
@@ -57,6 +61,7 @@ def fill(text: str, folder: Path) -> str:
         makers: dict[str, Callable[..., str]] = {
             "rule": rule,
             "scores": score_table,
+            "grid": grid_table,
             "differences": difference_table,
             "test": table_on_test,
             "classes": class_table,

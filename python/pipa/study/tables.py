@@ -24,6 +24,8 @@ from pipa.study.statistics import (
 def markdown(results: Mapping[str, Any]) -> str:
     """All tables of a study as one page."""
     parts = [f"# {results['title']}", rule(results), score_table(results)]
+    if points(results):
+        parts += ["Student / teacher, means of the seeds:", grid_table(results)]
     if any(run.get("test") for run in results["runs"]):
         parts += ["## Test data", table_on_test(results)]
     baseline = results["baseline"]
@@ -78,6 +80,44 @@ def score_table(results: Mapping[str, Any]) -> str:
         ]
         rows.append([method, deviation(list(student.values())), deviation(list(teacher.values())), *cells])
     return table(["", "student", "teacher", *(f"seed {s}" for s in seeds)], rows)
+
+
+def points(results: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """Values of two settings -> the method of that point of a grid; empty where the methods are no such grid."""
+    found = {}
+    for method in results["methods"]:
+        parts = [part.rsplit(" ", 1) for part in method.split(", ")]
+        if len(parts) != 2 or any(len(part) != 2 for part in parts):
+            return {}
+        found[parts[0][1], parts[1][1]] = method
+    return found
+
+
+def grid_table(results: Mapping[str, Any]) -> str:
+    """Student / teacher over a grid of two settings, means of the seeds; the first goes down, the second across.
+
+    A cell of fewer seeds than others says of how many.
+
+    Raises:
+        ValueError: the study's methods are no grid of two settings.
+    """
+    found = points(results)
+    if not found:
+        raise ValueError(f"study {results['study']}: expected a grid of two settings, got other methods")
+    down, across = (part.rsplit(" ", 1)[0] for part in next(iter(found.values())).split(", "))
+    columns = list(dict.fromkeys(second for _, second in found))
+    most = max((len(scores(results, method)) for method in found.values()), default=0)
+    rows = []
+    for first in dict.fromkeys(first for first, _ in found):
+        cells = []
+        for second in columns:
+            method = found.get((first, second), "")
+            values = [scores(results, method, m) for m in MODELS if m == "student" or has_teacher(results, method)]
+            there = [f"{spread(list(by_seed.values()))[0]:.1f}" for by_seed in values if by_seed]
+            fewer = f" ({len(values[0])} of {most} seeds)" if there and len(values[0]) < most else ""
+            cells.append(" / ".join(there) + fewer or "–")
+        rows.append([first, *cells])
+    return table([f"{down} \\ {across}", *columns], rows)
 
 
 def difference_table(results: Mapping[str, Any], baseline: str | None = None) -> str:
