@@ -65,7 +65,7 @@ def natural(value: Any) -> bool:
 
 def check(holds: bool, place: object, expected: str, came: Any) -> None:
     if not holds:
-        raise ValueError(f"{place}: expected {expected}, got {came!r}")
+        raise ValueError(f"{place}: expected {expected}, got {'nothing' if came is None else repr(came)}")
 
 
 def known(given: Mapping[str, Any], keys: Sequence[str], place: object) -> None:
