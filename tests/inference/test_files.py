@@ -205,6 +205,9 @@ def test_batches_views_and_lists(model: Path, tmp_path: Path) -> None:
     mirrored = segmenter.predict(np.ascontiguousarray(image[:, ::-1]), flip=True)
     np.testing.assert_array_equal(both.label_hw, mirrored.label_hw[:, ::-1])
     assert segmenter.predict(image, scales=(0.5, 1.0, 1.5)).label_hw.shape == (24, 32)
+    for scales in ((float("nan"),), (1.0, float("inf")), (0.0,), ()):
+        with pytest.raises(ValueError, match="scales: expected positive factors"):
+            segmenter.predict(image, scales=scales)
     with pytest.raises(ValueError, match="expected uint8 values"):
         segmenter.predict(image.astype(np.float32))
 
