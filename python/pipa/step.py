@@ -21,7 +21,7 @@ from pipa.networks.wrappers import unwrap
 from pipa.settings import StepSettings, native_step
 from pipa.settings import default_settings as default_settings
 from pipa.step_checks import SilentTerms, check_call, check_teacher, default_align, pixel_values
-from pipa.step_networks import imagenet_network, initial_network, step_heads, teacher_network, wanted_heads
+from pipa.step_networks import check_heads, imagenet_network, initial_network, new_heads, teacher_network, wanted_heads
 
 # What the native step remembers across iterations.
 MEMORIES = ("bank", "prototypes", "distribution")
@@ -141,23 +141,22 @@ class PipaStep(nn.Module):
         self._networks.start = self.initial
         wants = wanted_heads(used)
         own = heads is None
+        sizes = {
+            "pixel_dim": pixel_dim,
+            "patch_dim": patch_dim,
+            "projection_hidden": projection_hidden,
+            "projection_layers": projection_layers,
+        }
+        if heads is not None:
+            check_heads(heads, wants, sizes)
         self._trial: Trial | None = None
         if (own and wants and feature_channels is None) or "patch" in wants:
             patch = tuple(used["patch_size"]) if "patch" in wants else None
             self._trial = trial(self._networks, core, feature_channels, patch)
         if self._trial is not None and "patch_align" not in given:
             self._native = native_step({**given, "patch_align": default_align(used, self._trial)}, seed)
-        heads = step_heads(
-            core,
-            heads,
-            wants,
-            self._trial,
-            feature_channels=feature_channels,
-            pixel_dim=pixel_dim,
-            patch_dim=patch_dim,
-            projection_hidden=projection_hidden,
-            projection_layers=projection_layers,
-        )
+        if own and wants:
+            heads = new_heads(core, feature_channels if self._trial is None else self._trial.channels, wants, sizes)
         self.heads = heads if own else None
         made: dict[str, nn.Module] = {} if heads is None else dict(heads.items())
         self._networks.attach(made.get("pixel_head"), made.get("patch_head"))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from pipa.networks.projection import refuse_beside_heads
-from pipa.networks.trial import Trial, projection_heads
+from pipa.networks.trial import projection_heads
 from pipa.networks.wrappers import unwrap
 
 
@@ -56,36 +56,22 @@ def wanted_heads(settings: Mapping[str, Any]) -> list[str]:
     return [name for name, on in (("pixel", pixel), ("patch", settings["patch_weight"] > 0)) if on]
 
 
-def step_heads(
-    core: nn.Module,
-    given: nn.ModuleDict | None,
-    wants: Sequence[str],
-    found: Trial | None,
-    *,
-    feature_channels: Sequence[int] | None,
-    pixel_dim: int,
-    patch_dim: int,
-    projection_hidden: int | None,
-    projection_layers: Sequence[int] | None,
-) -> nn.ModuleDict | None:
-    """The given projection heads, or new ones for the channels of the encoder's maps; None where no term wants any.
+def check_heads(given: nn.ModuleDict, wants: Sequence[str], sizes: Mapping[str, Any]) -> None:
+    """Refuse given projection heads beside sizes that they contradict, or without one that a term wants.
 
     Args:
         wants: of :func:`wanted_heads`.
-        found: what a trial pass of the network gave, which then says the channels.
-
-    Raises:
-        ValueError: heads beside sizes that they contradict, or without one that a term wants.
+        sizes: ``pixel_dim``, ``patch_dim``, ``projection_hidden`` and ``projection_layers``.
     """
-    if given is None and wants:
-        channels = feature_channels if found is None else found.channels
-        sizes = {"pixel": pixel_dim, "patch": patch_dim}
-        wanted = {name: sizes[name] for name in wants}
-        return projection_heads(channels or [], wanted, projection_hidden, projection_layers, core)
-    if given is not None:
-        own = {"pixel_dim": pixel_dim, "patch_dim": patch_dim, "projection_hidden": projection_hidden}
-        refuse_beside_heads(given, {**own, "projection_layers": projection_layers})
-        for name in wants:
-            if f"{name}_head" not in given:
-                raise ValueError(f"heads: expected {name}_head, because its term is on")
-    return given
+    refuse_beside_heads(given, sizes)
+    for name in wants:
+        if f"{name}_head" not in given:
+            raise ValueError(f"heads: expected {name}_head, because its term is on")
+
+
+def new_heads(
+    core: nn.Module, channels: Sequence[int] | None, wants: Sequence[str], sizes: Mapping[str, Any]
+) -> nn.ModuleDict:
+    """Projection heads for the channels of the encoder's maps; arguments as :func:`check_heads`."""
+    wanted = {name: sizes[f"{name}_dim"] for name in wants}
+    return projection_heads(channels or [], wanted, sizes["projection_hidden"], sizes["projection_layers"], core)

@@ -117,6 +117,13 @@ def test_an_export_replaces_earlier_exports_only(
             file.unlink()
     assert [export(), export()] == [0, 0]
     capsys.readouterr()
+    if form == "folder":  # each of the three is looked at, also beside two of ours
+        for name in names:
+            ours = (out / name).read_bytes()
+            (out / name).write_bytes(b"mine")
+            assert export() == 1
+            assert f"{out / name}: is there and no " in capsys.readouterr().err
+            (out / name).write_bytes(ours)
     (tmp_path / "taken").mkdir()
     if form in ("pth", "onnx"):
         assert cli.main(["export", str(trained), "--out", str(tmp_path / "taken"), "--format", form, *size]) == 1

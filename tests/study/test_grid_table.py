@@ -48,7 +48,7 @@ def test_rows_are_the_first_setting_and_columns_the_second(tmp_path: Path) -> No
         "| 0.0 | 40.5 / 45.0 | – | – |",
         "| 0.1 | 42.3 (1 of 2 seeds) | – | 51.0 / 51.2 |",
     ]
-    for methods in (["PiPa", "self-training"], ["patch_size 32x32"], ["a 1, b 2, c 3"]):
+    for methods in (["PiPa", "self-training"], ["patch_size 32x32"], ["a 1, b 2, c 3"], ["a 1, b 2", "c 1, b 3"]):
         with pytest.raises(ValueError, match="study weights: expected a grid of two settings"):
             grid_table({**results, "methods": methods})
 

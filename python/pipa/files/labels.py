@@ -124,6 +124,26 @@ def tell_unlisted(path: str | Path, share: float, colors: Sequence[tuple[int, in
     return f"{path}: {100 * share:.1f} % of the pixels have a colour of no class and are ignored: {shown}{hint}"
 
 
+def lost(path: str | Path, reading: LabelReading, stored: Mapping[int, int] | None = None) -> tuple[float, str]:
+    """Share of a label's pixels that are ignored because their colour or id is no class's, and a sentence about them.
+
+    Args:
+        stored: pixels of each stored id, where they are counted already.
+
+    Returns:
+        0 and no text where there are none, and for labels that hold train ids.
+    """
+    if reading.colors is not None:
+        share, colors = unlisted_colors(images.read_color_label(path), reading.colors)
+        return share, tell_unlisted(path, share, colors) if colors else ""
+    if reading.table is not None:
+        if stored is None:
+            stored = dict(enumerate(np.bincount(images.read_label(path).reshape(-1)).tolist()))
+        share, ids = unlisted_ids(stored, reading.table)
+        return share, tell_unlisted_ids(path, share, ids) if ids else ""
+    return 0.0, ""
+
+
 def check_ids(label: np.ndarray, classes: int, ignore: int, path: str | Path) -> None:
     """Raise DataError unless every id is a class or `ignore`."""
     present = np.flatnonzero(np.bincount(label.reshape(-1), minlength=256))

@@ -20,8 +20,8 @@ import numpy as np
 
 from pipa import _core
 from pipa.files.atomic import write_text
-from pipa.files.images import DataError, read_color_label
-from pipa.files.labels import LabelReading, check_ids, tell_unlisted, tell_unlisted_ids, unlisted_colors, unlisted_ids
+from pipa.files.images import DataError
+from pipa.files.labels import LabelReading, check_ids, lost
 from pipa.files.listing import find_files
 from pipa.files.parallel import run
 
@@ -58,15 +58,12 @@ def folder_stats(
     worst: list[tuple[float, str]] = []
 
     def work(path: Path) -> Counts:
-        if reading.colors is not None and tell is not None:
-            share, found = unlisted_colors(read_color_label(path), reading.colors)
-            if found:
-                worst.append((share, tell_unlisted(path, share, found)))
-        if reading.table is not None and tell is not None:
-            share, ids = unlisted_ids(dict(_core.label_summary(str(path))[2]), reading.table)
-            if ids:
-                worst.append((share, tell_unlisted_ids(path, share, ids)))
-        return count_label(path, reading)
+        stored = None if reading.colors is not None else dict(_core.label_summary(str(path))[2])
+        if tell is not None:
+            share, text = lost(path, reading, stored)
+            if text:
+                worst.append((share, text))
+        return count_label(path, reading, stored)
 
     results = run(paths, work, workers, progress, "class statistics")
     stats = {path.as_posix(): counts for path, counts in zip(paths, results, strict=True)}
@@ -78,13 +75,19 @@ def folder_stats(
     return stats
 
 
-def count_label(path: Path, reading: LabelReading) -> Counts:
-    """Pixels of each train id in one label file, ignored ones left out."""
+def count_label(path: Path, reading: LabelReading, stored: Mapping[int, int] | None = None) -> Counts:
+    """Pixels of each train id in one label file, ignored ones left out.
+
+    Args:
+        stored: pixels of each stored id, where they are counted already.
+    """
     if reading.colors is not None:
         counts = np.bincount(reading.read(path).reshape(-1))
         return {int(c): int(counts[c]) for c in np.flatnonzero(counts) if c != reading.ignore_index}
+    if stored is None:
+        stored = dict(_core.label_summary(str(path))[2])
     found: Counts = {}
-    for raw, pixels in _core.label_summary(str(path))[2]:
+    for raw, pixels in stored.items():
         new = raw if reading.table is None else reading.table.get(raw, reading.ignore_index)
         # As in labels.apply_map: -1 and 255 mean "ignore" in the official tables.
         if new != reading.ignore_index and not (reading.table is not None and new in (-1, 255)):

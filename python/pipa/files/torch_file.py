@@ -26,6 +26,15 @@ def load_plain(path: str | Path) -> dict[str, Any]:
     return read(path, numpy_scalars())
 
 
+def meta_of(path: str | Path) -> dict[Any, Any]:
+    """The ``meta`` of a torch file; empty where it has none, or is no file that :func:`load_plain` reads."""
+    try:
+        meta = load_plain(path).get("meta")
+    except CheckpointError:
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
 def read(path: str | Path, allowed: Sequence[Any] = (), map_location: Any = "cpu") -> dict[str, Any]:
     """The dictionary in a torch file, whole: read onto the host, checksums compared, no code run.
 

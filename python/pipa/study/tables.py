@@ -84,13 +84,14 @@ def score_table(results: Mapping[str, Any]) -> str:
 
 def points(results: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """Values of two settings -> the method of that point of a grid; empty where the methods are no such grid."""
-    found = {}
+    found, settings = {}, set()
     for method in results["methods"]:
         parts = [part.rsplit(" ", 1) for part in method.split(", ")]
         if len(parts) != 2 or any(len(part) != 2 for part in parts):
             return {}
+        settings.add((parts[0][0], parts[1][0]))
         found[parts[0][1], parts[1][1]] = method
-    return found
+    return found if len(settings) == 1 else {}  # one pair of names, else values of different settings would meet
 
 
 def grid_table(results: Mapping[str, Any]) -> str:

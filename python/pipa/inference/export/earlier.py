@@ -6,7 +6,8 @@ import importlib
 from pathlib import Path
 
 from pipa.files.atomic import refuse_other
-from pipa.files.torch_file import CheckpointError, load_plain
+from pipa.files.plain import read_plain
+from pipa.files.torch_file import meta_of
 from pipa.inference.export.card import MARK
 from pipa.inference.export.metadata import NAME
 from pipa.inference.export.safetensors import SUFFIX, read_metadata
@@ -40,20 +41,13 @@ def refuse_other_folder(folder: Path) -> None:
     Raises:
         FileExistsError: names the first of them.
     """
-    readme = folder / README
-    refuse_other(readme, is_card, "model card of pipa-rs")
-    if not readme.exists():
-        refuse_other(folder / WEIGHTS, _is_safetensors, "safetensors file of an earlier export")
-        if not (folder / WEIGHTS).exists():
-            refuse_other(folder / CONFIG, lambda _: False, "file of an earlier export")
+    refuse_other(folder / README, is_card, "model card of pipa-rs")
+    refuse_other(folder / WEIGHTS, _is_safetensors, "safetensors file of an earlier export")
+    refuse_other(folder / CONFIG, _is_description, "description of an earlier export")
 
 
 def _is_pth(path: Path) -> bool:
-    try:
-        meta = load_plain(path).get("meta")
-    except CheckpointError:
-        return False
-    return isinstance(meta, dict) and WHICH in meta
+    return WHICH in meta_of(path)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -61,6 +55,14 @@ def _is_safetensors(path: Path) -> bool:
         return NAME in read_metadata(path)
     except ValueError:
         return False
+
+
+def _is_description(path: Path) -> bool:
+    try:
+        content = read_plain(path)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and {"format", "model", "test_pipeline"} <= set(content)
 
 
 def _is_onnx(path: Path) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +29,27 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     """``{"state_dict", "meta"}``. FileNotFoundError, or ValueError for what is no such file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    opened = importlib.import_module("safetensors").safe_open
-    try:
-        _package()
-        with opened(str(path), framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(NAME, "{}")
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(NAME, "{}")
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
         return {"state_dict": state, "meta": from_text(text)}
-    except ImportError:
-        raise
-    except Exception as error:  # its own error type, and json's
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The texts that a safetensors file carries beside its tensors. ValueError: no such file."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open file; what goes wrong inside is a ValueError that names it, but for a package that is missing."""
     _package()
     opened = importlib.import_module("safetensors").safe_open
     try:
         with opened(str(path), framework="pt", device="cpu") as file:
-            return file.metadata() or {}
-    except Exception as error:  # its own error type
+            yield file
+    except Exception as error:  # its own error type, and json's
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
 
 

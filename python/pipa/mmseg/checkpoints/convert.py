@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipa.files.atomic import refuse_input, refuse_other, save
-from pipa.files.torch_file import CheckpointError, load_plain
+from pipa.files.torch_file import CheckpointError, load_plain, meta_of
 from pipa.mmseg.checkpoints.description import KEY
 from pipa.mmseg.checkpoints.keys import convert_state_dict, rename
 from pipa.mmseg.checkpoints.model import build_from_keys, describes_ours
@@ -92,7 +92,7 @@ def convert_checkpoint(
     path = Path(path)
     if out is not None:
         refuse_input(out, path)
-        refuse_other(Path(out), _is_converted, "checkpoint of an earlier conversion")
+        refuse_other(Path(out), lambda file: SOURCE in meta_of(file), "checkpoint of an earlier conversion")
     result, report = convert_content(load_plain(path), str(path), model, use_teacher)
     if out is not None:
         save(result, out)
@@ -194,14 +194,6 @@ def _convert(
     if not result:
         raise CheckpointError(f"{file}: none of its {len(keys)} keys fits the network")
     return result
-
-
-def _is_converted(path: Path) -> bool:
-    try:
-        meta = load_plain(path).get("meta")
-    except CheckpointError:
-        return False
-    return isinstance(meta, dict) and SOURCE in meta
 
 
 def _meta(content: Mapping[str, Any], report: Report) -> dict[str, Any]:

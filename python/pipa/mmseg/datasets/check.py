@@ -12,8 +12,8 @@ import numpy as np
 from mmseg.registry import DATASETS
 
 from pipa.environment import ERROR, NOTE, WARNING, Finding
-from pipa.files.images import DataError, open_image, read_color_label, read_image, read_label
-from pipa.files.labels import LabelReading, tell_unlisted, tell_unlisted_ids, unlisted_colors, unlisted_ids
+from pipa.files.images import DataError, open_image, read_image
+from pipa.files.labels import LabelReading, lost
 from pipa.mmseg.datasets.check_crop import crop_findings
 from pipa.mmseg.datasets.domain_dataset import DomainDataset
 from pipa.mmseg.datasets.rare_class_sampling import RareClassSampling
@@ -182,13 +182,7 @@ class _Inspector:
                 info["num_classes"] = len(info["label_map"])
         reading = LabelReading.of(info, self.loader.num_classes, self.loader.ignore_index)
         sample.painted = reading.colors is not None
-        if reading.colors is not None:
-            sample.unlisted, others = unlisted_colors(read_color_label(info["seg_map_path"]), reading.colors)
-            sample.told = tell_unlisted(info["seg_map_path"], sample.unlisted, others) if others else ""
-        elif reading.table is not None:
-            stored = np.bincount(read_label(info["seg_map_path"]).reshape(-1))
-            sample.unlisted, ids = unlisted_ids(dict(enumerate(stored.tolist())), reading.table)
-            sample.told = tell_unlisted_ids(info["seg_map_path"], sample.unlisted, ids) if ids else ""
+        sample.unlisted, sample.told = lost(info["seg_map_path"], reading)
         label = self.loader.read({**info, "reduce_zero_label": False}, info["seg_map_path"])
         if sample.size is not None and label.shape != sample.size:
             raise DataError(

@@ -19,7 +19,7 @@ from mmseg.registry import TRANSFORMS
 
 from pipa.files import images
 from pipa.files.images import DataError
-from pipa.files.labels import LabelReading, apply_map, tell_unlisted, unlisted_colors
+from pipa.files.labels import LabelReading, apply_map, lost
 from pipa.mmseg.datasets import soft_labels
 
 # Among the fields of a target sample: 1 where a pseudo-label may count, 0 on padding and in margins.
@@ -118,10 +118,10 @@ class LoadLabel(BaseTransform):
 
     def _tell_unlisted(self, path: str, reading: LabelReading) -> None:
         """Once per loader: how much of a label painted with colours is lost because of its colours."""
-        share, found = unlisted_colors(images.read_color_label(path), reading.colors or ())
-        if found:
+        _, text = lost(path, reading)
+        if text:
             self.told = True
-            print_log(tell_unlisted(path, share, found), logger="current", level=logging.WARNING)
+            print_log(text, logger="current", level=logging.WARNING)
 
 
 def label_loader(transforms: Sequence[Any]) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipa.files.atomic import write_text
+from pipa.files.atomic import refuse_other, write_text
 from pipa.viz.report.charts import line_chart
 from pipa.viz.report.data import Panel, Run, Section, SeedTable
 from pipa.viz.report.style import CSS
@@ -94,8 +94,11 @@ def refuse_foreign(path: Path) -> None:
     Raises:
         FileExistsError: another page of that name is there.
     """
-    if path.exists() and f'content="{GENERATOR}"' not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-        raise FileExistsError(f"{path}: is there and no page of pipa; choose another --out")
+    refuse_other(path, _is_page, "page of pipa")
+
+
+def _is_page(path: Path) -> bool:
+    return f'content="{GENERATOR}"' in path.read_text(encoding="utf-8", errors="replace")[:1000]
 
 
 def page_of(title: str, parts: Sequence[str]) -> str:
