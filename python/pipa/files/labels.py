@@ -97,13 +97,17 @@ def unlisted_colors(packed: np.ndarray, colors: Sequence[Sequence[int]]) -> tupl
     return float(counts.sum() / packed.size), found
 
 
-def unlisted_ids(counts: Mapping[int, int], table: Mapping[int, int]) -> tuple[float, list[int]]:
+def unlisted_ids(
+    counts: Mapping[int, int], table: Mapping[int, int], ignore: int = IGNORED
+) -> tuple[float, list[int]]:
     """Share of the pixels whose stored id the table does not list, and those ids, most frequent first.
 
     Args:
         counts: pixels of each stored id in a label.
+        ignore: an id that says itself that its pixels do not count: nothing is lost by leaving it out of the table.
     """
-    other = {stored: pixels for stored, pixels in counts.items() if pixels and stored not in table}
+    known = {*table, ignore}
+    other = {stored: pixels for stored, pixels in counts.items() if pixels and stored not in known}
     return sum(other.values()) / max(sum(counts.values()), 1), sorted(
         other, key=lambda stored: (-other[stored], stored)
     )
@@ -139,7 +143,7 @@ def lost(path: str | Path, reading: LabelReading, stored: Mapping[int, int] | No
     if reading.table is not None:
         if stored is None:
             stored = dict(enumerate(np.bincount(images.read_label(path).reshape(-1)).tolist()))
-        share, ids = unlisted_ids(stored, reading.table)
+        share, ids = unlisted_ids(stored, reading.table, reading.ignore_index)
         return share, tell_unlisted_ids(path, share, ids) if ids else ""
     return 0.0, ""
 
