@@ -39,7 +39,7 @@ def train(iterations: int, batch_size: int, out: Path, resume: bool = False, cpu
         accelerator.load_state(str(out / "state"))
 
     batches = zip(repeated(source), repeated(target), strict=False)
-    for (image, label), unlabelled in itertools.islice(batches, iterations - step.iteration):
+    for (image, label), unlabelled in itertools.islice(batches, max(iterations - step.iteration, 0)):
         optimizer.zero_grad()
         with accelerator.autocast():
             log = step(image, label, unlabelled)

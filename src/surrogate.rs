@@ -15,7 +15,8 @@ pub fn wants_grad(x: &Tensor) -> Result<bool> {
 
 /// `value`, with `gradient` as its derivative by `x` for each part. First order only: the gradients are constants.
 ///
-/// `x - x.detach()` is zero, so the forward value is untouched whatever the magnitude of `x` and of its gradient.
+/// `x - x.detach()` is zero, so the forward value is untouched whatever the magnitude of `x` and of its gradient, as long as
+/// `x` is finite; [`bounded`] makes it so.
 pub fn attach(value: Tensor, parts: &[(&Tensor, Tensor)]) -> Result<Tensor> {
     let kind = value.f_kind()?;
     let mut total = value;
@@ -26,11 +27,31 @@ pub fn attach(value: Tensor, parts: &[(&Tensor, Tensor)]) -> Result<Tensor> {
     Ok(total)
 }
 
-/// As [`attach`] for one large `x`, in one pass over it and without a map of its size. The forward value is `value` exactly
-/// where `x` is finite.
+/// `x` with a very low number in place of -inf, which a network gives as the logit of a class that cannot be: 0 times it is
+/// 0 then, and means of it are finite in float16 and bfloat16 too. No gradient flows back to such a place.
+pub fn bounded(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_clamp_min(match x.f_kind()? {
+        Kind::Half => -65504.0,
+        Kind::Double => -1e308,
+        _ => -3e38,
+    })?)
+}
+
+/// Whether a number on the host is NaN or infinite.
+pub fn strays(value: &Tensor) -> Result<bool> {
+    Ok(!value.f_double_value(&[])?.is_finite())
+}
+
+/// As [`attach`] for one large `x` on the host, in one pass over it and without a map of its size. -inf in `x` is passed
+/// over.
 pub fn attach_dot(value: Tensor, x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
     let kind = value.f_kind()?;
-    let flat = x.f_to_kind(kind)?.f_reshape([-1])?;
-    let along = flat.f_dot(&gradient.f_to_kind(kind)?.f_reshape([-1])?)?;
+    let gradient = gradient.f_to_kind(kind)?.f_reshape([-1])?;
+    let along = |x: &Tensor| -> Result<Tensor> { Ok(x.f_to_kind(kind)?.f_reshape([-1])?.f_dot(&gradient)?) };
+    let mut along_x = along(x)?;
+    if strays(&along_x)? {
+        along_x = along(&bounded(x)?)?;
+    }
+    let along = along_x;
     Ok(value.f_add(&along.f_sub(&along.f_detach()?)?)?)
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
@@ -108,8 +109,8 @@ class PixelContrastLoss(nn.Module):
         return {"rng": list(self._rng), "bank": None if self._bank is None else [t.clone() for t in self._bank]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
+        bank = kept_bank(state["bank"], self.memory_bank, "memory_bank")
         self._rng = [int(word) for word in state["rng"]]
-        bank = state["bank"]
         self._bank = None if bank is None else (bank[0].clone(), bank[1].clone(), bank[2].clone())
 
     def extra_repr(self) -> str:
@@ -117,6 +118,23 @@ class PixelContrastLoss(nn.Module):
             f"temperature={self.temperature}, sampling={self.sampling!r}, max_anchors={self.max_anchors}, "
             f"max_per_class={self.max_per_class}, ignore_index={self.ignore_index}, memory_bank={self.memory_bank}"
         )
+
+
+def kept_bank(bank: Sequence[Tensor] | None, capacity: int, setting: str) -> Sequence[Tensor] | None:
+    """The memory bank of a state, features, labels and positions, if the setting asks for one.
+
+    Args:
+        capacity: features per class; 0 for no bank. setting: its name, for the message.
+
+    Raises:
+        ValueError: the state has another capacity.
+    """
+    if bank is None or capacity == 0:
+        return None
+    held = len(bank[1]) // len(bank[2])
+    if held != capacity:
+        raise ValueError(f"{setting}: expected {held}, the features per class of the state, got {capacity}")
+    return bank
 
 
 class PatchContrastLoss(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipa.first_prototypes import class_means
 from pipa.gradient_exchange import average
 from pipa.group import Group
+from pipa.losses import kept_bank
 from pipa.networks import Networks, PlainNetworks
 from pipa.networks.choose import adapter_for
 from pipa.networks.encoder import encoder_parameters
@@ -40,8 +41,8 @@ class PipaStep(nn.Module):
             log = step(image, label, target)
             optimizer.step()
 
-    ``state_dict()`` holds teacher, heads, iteration and random state: saving it beside student and optimiser makes
-    a resume exact.
+    ``state_dict()`` holds teacher, frozen networks, heads, iteration and random state: saving it beside student and
+    optimiser makes a resume exact.
 
     Args:
         student: network from images (B, 3, H, W) to logits (B, C, h, w), of transformers, segmentation_models_pytorch,
@@ -57,9 +58,11 @@ class PipaStep(nn.Module):
         align_corners: the network brings its logits to the image's size with aligned corners.
         image_max: largest value of an image before mean and std: 255, or 1 for means like 0.485. None: 1 if no mean and
             no std is above 1, else 255.
-        teacher: network of the same architecture; a copy of the student when not given.
+        teacher: network of the same architecture; a copy of the student when not given. The first iteration sets its
+            weights to the student's, as the moving average has it (method.md, step 1).
         imagenet: frozen network with the features the student started from, for the feature distance. A copy of the
-            student at construction when not given and ``feature_distance_weight > 0``; not used at a weight of 0.
+            student at construction when not given and ``feature_distance_weight > 0``; not used at a weight of 0. Part
+            of ``state_dict()``.
         initial: frozen network that the training starts from, for ``label_network="initial"`` and
             ``distillation_weight > 0``. A copy of the student at construction when not given; part of ``state_dict()``.
             ``"stored"``: there is none, each call brings its answer as ``initial_logits``.
@@ -129,15 +132,15 @@ class PipaStep(nn.Module):
         self.group = Group(wrapped.process_group) if group is None and wrapped.distributed else group
         self._averages = wrapped.distributed
         self.teacher = teacher_network(core, teacher)
-        imagenet = imagenet_network(core, imagenet, used)
+        self.imagenet = imagenet_network(core, imagenet, used)
         self.initial = initial_network(core, initial, used)
         self._stored = initial == "stored"
         make = adapter or adapter_for(
             core, features, num_classes, auxiliary_weight, align_corners, finest_stride, wrapped.compiler
         )
-        # Student and ImageNet model stay out of the module tree: the student is saved by its owner, the other never
-        # changes. (The adapter is no module, so what it holds is not registered.)
-        self._networks = make(core, self.teacher, imagenet, None, None, backward)
+        # The student stays out of the module tree: its owner saves it. (The adapter is no module, so what it holds
+        # is not registered.)
+        self._networks = make(core, self.teacher, self.imagenet, None, None, backward)
         self._networks.start = self.initial
         wants = wanted_heads(used)
         own = heads is None
@@ -204,7 +207,7 @@ class PipaStep(nn.Module):
             source: normalised images (B, 3, H, W).
             source_label: class ids (B, H, W) or (B, 1, H, W), any integer dtype.
             target: normalised images (B, 3, H, W), without labels.
-            valid_mask: (B, H, W) or (B, 1, H, W); 0 where pseudo-labels must weigh 0.
+            valid_mask: (B, H, W) or (B, 1, H, W); 0 where pseudo-labels must weigh 0, any other value elsewhere.
             initial_logits: (B, C, h, w), logits or logarithms of probabilities of the target, of the network that the
                 training starts from; with ``initial="stored"``.
             draws: recorded random draws to replay instead of new ones.
@@ -301,11 +304,28 @@ class PipaStep(nn.Module):
                 state[name] = [tensor.clone() for tensor in memory]
         return state
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Older states lack the ImageNet model; a step without a feature distance needs none."""
+        own, mark = self.imagenet, f"{prefix}imagenet."
+        held = [key for key in state_dict if key.startswith(mark)]
+        if own is None:
+            for key in held:
+                del state_dict[key]
+        elif not held:
+            state_dict.update((f"{mark}{key}", value) for key, value in own.state_dict().items())
+            self.tell(
+                "the state holds no ImageNet model: the feature distance stays one from what the student was when this "
+                "step was made, or from imagenet="
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def set_extra_state(self, state: dict[str, Any]) -> None:
+        state = {**state, "bank": kept_bank(state.get("bank"), self.settings["pixel_memory_bank"], "pixel_memory_bank")}
         self._native.iteration = state["iteration"]
         self._native.rng_state = [int(word) for word in state["rng"]]
         for name in MEMORIES:
-            setattr(self._native, name, self._here(state[name]) if name in state else None)
+            memory = state.get(name)
+            setattr(self._native, name, None if memory is None else self._here(memory))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Memories follow the teacher to another device, in the dtype they have."""

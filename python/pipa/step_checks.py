@@ -110,12 +110,22 @@ def check_call(step: Step, source: Tensor, target: Tensor, look: bool) -> None:
     Raises:
         ValueError: names the setting, what fits and what came.
     """
+    for name, image in (("source image", source), ("target image", target)):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor (B, 3, H, W), got {type(image).__name__}")
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            "PipaStep: expected gradients to be on, got a call inside torch.no_grad() or torch.inference_mode(), "
+            "where the student would learn nothing"
+        )
     shape = tuple(source.shape)
     if len(shape) != 4 or target.shape != source.shape or shape in step._checked:
         return  # wrong shapes are refused by the iteration itself
     settings, height, width = step.settings, shape[2], shape[3]
     if not step._checked and not step.networks._student.training:
         warnings.warn("the student is in evaluation mode: call student.train() before training", stacklevel=4)
+    if not any(p.requires_grad for p in step.networks._student.parameters()):
+        raise ValueError("student: expected parameters to train, got none that requires a gradient")
     _check_margins(settings, height)
     _check_pixels(step, settings, shape)
     if settings["patch_weight"] > 0:

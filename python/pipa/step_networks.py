@@ -18,15 +18,31 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
+def apart(core: nn.Module, given: nn.Module, name: str) -> nn.Module:
+    """The given network without its wrapper.
+
+    Raises:
+        ValueError: it trains with the student, which freezing it would end.
+    """
+    network = unwrap(given, name).core
+    trained = {id(p) for p in core.parameters() if p.requires_grad}
+    if network is core or any(id(p) in trained for p in network.parameters()):
+        raise ValueError(
+            f"{name}: expected a network of its own, got one that shares trained parameters with the student; pass "
+            f"copy.deepcopy(student), or leave {name} out for a copy"
+        )
+    return network
+
+
 def teacher_network(core: nn.Module, given: nn.Module | None) -> nn.Module:
     """The given teacher, or a copy of the student's core; without gradient."""
-    return frozen_copy(core) if given is None else unwrap(given, "teacher").core.requires_grad_(False)
+    return frozen_copy(core) if given is None else apart(core, given, "teacher").requires_grad_(False)
 
 
 def imagenet_network(core: nn.Module, given: nn.Module | None, settings: Mapping[str, Any]) -> nn.Module | None:
     """The given ImageNet model; without one a copy of the student's core, where a feature distance needs it."""
     if given is not None:
-        return unwrap(given, "imagenet").core
+        return apart(core, given, "imagenet")
     return frozen_copy(core) if settings["feature_distance_weight"] > 0 else None
 
 
@@ -44,7 +60,7 @@ def initial_network(
         what = "initial='stored'" if given == "stored" else "initial"
         raise ValueError(f"{what}: expected label_network='initial' or distillation_weight above 0 beside it")
     if isinstance(given, nn.Module):
-        return unwrap(given, "initial").core.requires_grad_(False)
+        return apart(core, given, "initial").requires_grad_(False)
     if given not in (None, "stored"):
         raise ValueError(f"initial: expected a network or 'stored', got {given!r}")
     return frozen_copy(core) if asked and given is None else None

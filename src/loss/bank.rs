@@ -3,6 +3,7 @@
 //! Suffixes: C classes, K capacity, S = C K slots, D channels, N new features.
 
 use crate::error::{Error, Result};
+use crate::host::slice::check_ids;
 use crate::shape::{check_device, check_rank, check_size};
 use tch::{Device, Kind, Tensor};
 
@@ -58,6 +59,20 @@ impl MemoryBank {
     pub fn keys(&self) -> Result<(Tensor, Tensor, Tensor)> {
         let slots = self.label_s.size()[0];
         Ok((self.feat_sd.f_narrow(0, 0, slots)?, self.label_s.f_alias_copy()?, self.label_s.f_ge(0)?))
+    }
+
+    /// Whether an embedding [B,D,h,w] and, on the host, its labels can be kept in this bank.
+    pub fn check(&self, embedding_bdhw: &Tensor, label_bhw: &Tensor, ignore_index: i64) -> Result<()> {
+        let (found, channels) = (embedding_bdhw.size()[1], self.feat_sd.size()[1]);
+        if found != channels {
+            return Err(Error::shape(format!(
+                "embedding_bdhw: expected the {channels} channels of the memory bank, got {found}"
+            )));
+        }
+        match label_bhw.device() {
+            Device::Cpu => check_ids(label_bhw, self.next_c.size()[0], ignore_index, "label_bhw"),
+            _ => Ok(()),
+        }
     }
 
     /// Stores the valid ones of `feat_nd` [N,D] under their labels; labels outside 0..C are not kept.

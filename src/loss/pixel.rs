@@ -55,6 +55,9 @@ impl PixelContrast {
         check_rank(embedding_bdhw, 4, "embedding_bdhw", "[B,D,H,W]")?;
         check_float(embedding_bdhw, "embedding_bdhw")?;
         let label_bhw = joined(group, &nearest_to(label_bhw, embedding_bdhw, "label_bhw", "embedding_bdhw")?)?;
+        if let Some(bank) = &bank {
+            bank.check(embedding_bdhw, &label_bhw, self.anchors.ignore_index)?;
+        }
         let prediction_bhw = match prediction_bhw {
             Some(prediction) => {
                 Some(joined(group, &nearest_to(prediction, embedding_bdhw, "prediction_bhw", "embedding_bdhw")?)?)

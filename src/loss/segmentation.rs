@@ -8,7 +8,7 @@ use crate::host::slice::check_ids;
 use crate::host::{fused, fused_without_grad};
 use crate::resize::bilinear;
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
-use crate::surrogate::{attach, wants_grad};
+use crate::surrogate::{attach, bounded, strays, wants_grad};
 use tch::{no_grad, Kind, Tensor};
 
 choices! {
@@ -52,7 +52,11 @@ fn resize(logits: &Tensor, label_bhw: &Tensor) -> Result<Tensor> {
         Kind::Half | Kind::BFloat16 => logits.f_to_kind(Kind::Float)?,
         _ => logits.f_alias()?,
     };
-    bilinear(&logits, &label_bhw.size()[1..])
+    let size = &label_bhw.size()[1..];
+    if logits.size()[2..] == *size {
+        return Ok(logits);
+    }
+    bilinear(&bounded(&logits)?, size)
 }
 
 /// `sum` over the number of pixels that count (at least 1), without a visit to the host.
@@ -154,7 +158,14 @@ fn pair_on_host(
     let scalar = |value: f64| -> Result<Tensor> { Ok(Tensor::f_from_slice(&[value as f32])?.f_squeeze()?) };
     let value = scalar(sweep.loss * scale)?;
     let loss = match sweep.gradient {
-        Some(gradient) => attach(value, &[(logits, gradient)])?,
+        Some(gradient) => {
+            let loss = attach(value.shallow_clone(), &[(logits, gradient.shallow_clone())])?;
+            // One number is asked instead of all logits: -inf among them shows in it.
+            match strays(&loss)? && !strays(&value)? {
+                true => attach(value, &[(&bounded(logits)?, gradient)])?,
+                false => loss,
+            }
+        }
         None => value,
     };
     Ok((loss, scalar(100.0 * sweep.hits as f64 * scale)?))

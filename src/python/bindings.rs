@@ -65,10 +65,14 @@ pub fn enter<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -
     set_deterministic(deterministic(py)?);
     let paused = autocast::pause(py)?;
     let outcome = py.allow_threads(|| catch_unwind(AssertUnwindSafe(work)));
+    // What a hook of Python raised inside libtorch (of saved tensors, as checkpoints set them) comes back as an error without
+    // words, and waits here.
+    let raised = PyErr::take(py);
     paused.resume(py)?;
-    match outcome {
-        Ok(result) => result.map_err(PyErr::from),
-        Err(payload) => {
+    match (outcome, raised) {
+        (Ok(Err(Error::Torch(_))), Some(exception)) => Err(exception),
+        (Ok(result), _) => result.map_err(PyErr::from),
+        (Err(payload), _) => {
             let text = payload
                 .downcast_ref::<String>()
                 .cloned()
@@ -107,6 +111,18 @@ impl<'py> FromPyObject<'py> for T {
                 object.get_type().qualname().map(|n| n.to_string()).unwrap_or_else(|_| "an object".into())
             ))),
         }
+    }
+}
+
+/// A seed, which Python's integers may be too large or too small for.
+pub struct Seed(pub u64);
+
+impl<'py> FromPyObject<'py> for Seed {
+    fn extract_bound(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        object.extract().map(Seed).map_err(|_| {
+            let found = object.repr().map_or_else(|_| "an object".into(), |text| text.to_string());
+            PyValueError::new_err(format!("seed: expected a whole number from 0 to {}, got {found}", u64::MAX))
+        })
     }
 }
 

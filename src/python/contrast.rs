@@ -1,6 +1,6 @@
 //! Bindings of the contrastive losses, the choice of anchors and the geometry of patches.
 
-use super::bindings::{enter, T};
+use super::bindings::{enter, Seed, T};
 use crate::anchors::AnchorSampler;
 use crate::choice::Choice;
 use crate::error::{Error, Result};
@@ -150,8 +150,8 @@ fn memory_bank(py: Python<'_>, classes: i64, capacity: i64, like: T) -> PyResult
 }
 
 #[pyfunction]
-fn rng_state(seed: u64, stream: u64) -> [u64; 4] {
-    Rng::stream(seed, stream).state()
+fn rng_state(seed: Seed, stream: u64) -> [u64; 4] {
+    Rng::stream(seed.0, stream).state()
 }
 
 /// Flat positions of the chosen pixels, their validity, and the generator's state afterwards.

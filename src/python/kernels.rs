@@ -1,7 +1,7 @@
 //! Pseudo-labels, mixing, augmentation, masks, teacher, segmentation losses and metrics. Documented in
 //! `pipa.functional`.
 
-use super::bindings::{enter, T};
+use super::bindings::{enter, Seed, T};
 use crate::augment::{self, AugmentDraw, AugmentRates, JitterDraw, StrongAugment};
 use crate::choice::Choice;
 use crate::group::SingleProcess;
@@ -50,10 +50,10 @@ fn draw_classes(
     num_classes: i64,
     ignore_index: i64,
     scope: &str,
-    seed: u64,
+    seed: Seed,
 ) -> PyResult<Vec<Vec<i64>>> {
     enter(py, move || {
-        let (scope, rng) = (ClassScope::parse(scope, "scope")?, &mut Rng::new(seed));
+        let (scope, rng) = (ClassScope::parse(scope, "scope")?, &mut Rng::new(seed.0));
         mix::draw_classes(&SingleProcess, &label.0, num_classes, ignore_index, scope, rng)
     })
 }
@@ -65,10 +65,10 @@ fn draw_class_mask(
     num_classes: i64,
     ignore_index: i64,
     scope: &str,
-    seed: u64,
+    seed: Seed,
 ) -> PyResult<T> {
     enter(py, move || {
-        let (scope, rng) = (ClassScope::parse(scope, "scope")?, &mut Rng::new(seed));
+        let (scope, rng) = (ClassScope::parse(scope, "scope")?, &mut Rng::new(seed.0));
         mix::draw_class_mask(&SingleProcess, &label.0, num_classes, ignore_index, scope, rng).map(T)
     })
 }
@@ -121,13 +121,13 @@ fn strong_augment(
 #[pyfunction]
 fn draw_augment(
     batch: usize,
-    seed: u64,
+    seed: Seed,
     jitter_strength: f64,
     jitter_probability: f64,
     blur_probability: f64,
 ) -> Vec<(Option<Jitter>, Option<f64>)> {
     let settings = AugmentRates { jitter_strength, jitter_probability, blur_probability };
-    let draws = settings.draw(batch, &mut Rng::new(seed));
+    let draws = settings.draw(batch, &mut Rng::new(seed.0));
     let tuple = |j: JitterDraw| (j.brightness, j.contrast, j.saturation, j.hue, j.order);
     draws.into_iter().map(|d| (d.jitter.map(tuple), d.blur_sigma)).collect()
 }

@@ -1,7 +1,7 @@
 //! Bindings of the iteration: networks that are Python objects, and the step object.
 
 use super::autocast;
-use super::bindings::{enter, T};
+use super::bindings::{enter, Seed, T};
 use crate::augment::{AugmentDraw, JitterDraw};
 use crate::error::{Error, Result};
 use crate::group::{Group, Place, SingleProcess};
@@ -240,14 +240,14 @@ impl PyStep {
 #[pymethods]
 impl PyStep {
     #[new]
-    #[pyo3(signature = (settings, seed=0))]
-    fn new(settings: &Bound<'_, PyDict>, seed: u64) -> PyResult<Self> {
+    #[pyo3(signature = (settings, seed=Seed(0)))]
+    fn new(settings: &Bound<'_, PyDict>, seed: Seed) -> PyResult<Self> {
         let given = settings
             .iter()
             .map(|(name, value)| Ok((name.extract::<String>()?, read_value(&value)?)))
             .collect::<PyResult<Vec<_>>>()?;
         let settings = Settings::new(given.iter().map(|(name, value)| (name.as_str(), value.clone())))?;
-        Ok(Self(Mutex::new(Step::new(settings, seed))))
+        Ok(Self(Mutex::new(Step::new(settings, seed.0))))
     }
 
     /// All settings with their values, as JSON.

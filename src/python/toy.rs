@@ -1,6 +1,6 @@
 //! `pipa._core.toy_*`: the embedded domain pair as NumPy arrays.
 
-use super::bindings::enter;
+use super::bindings::{enter, Seed};
 use crate::error::{Error, Result};
 use crate::toy::{self, Domain, Picture};
 use numpy::ndarray::{Array2, Array3};
@@ -33,12 +33,12 @@ fn toy_draw<'py>(
     py: Python<'py>,
     domain: &str,
     indices: Vec<u64>,
-    seed: u64,
+    seed: Seed,
     height: usize,
     width: usize,
 ) -> PyResult<Vec<Pair<'py>>> {
     let drawn = enter(py, || {
-        let pictures = toy::draw_many(Domain::parse(domain)?, &indices, seed, height, width)?;
+        let pictures = toy::draw_many(Domain::parse(domain)?, &indices, seed.0, height, width)?;
         pictures.into_iter().map(arrays).collect::<Result<Vec<_>>>()
     })?;
     Ok(drawn.into_iter().map(|(image, label)| (image.into_pyarray(py), label.into_pyarray(py))).collect())

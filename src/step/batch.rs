@@ -14,7 +14,8 @@ pub struct Batch {
     pub source_label: Tensor,
     /// [B,3,H,W], normalised, the size of `source`.
     pub target: Tensor,
-    /// [B,H,W] or [B,1,H,W]; 0 where the target's pseudo-labels must weigh 0 (padding, for example).
+    /// [B,H,W] or [B,1,H,W]; 0 where the target's pseudo-labels must weigh 0 (padding, for example). Every other value
+    /// lets them count in full, the 255 of a mask that was stored as a picture too.
     pub valid_mask: Option<Tensor>,
 }
 
@@ -33,7 +34,8 @@ pub fn check_batch(batch: &Batch, settings: &Settings) -> Result<Batch> {
         check_ids(&source_label, settings.num_classes, settings.ignore_index, "source label")?;
     }
     let source_label = source_label.f_to_kind(Kind::Int64)?;
-    let valid_mask = batch.valid_mask.as_ref().map(|mask| as_map(mask, "valid mask", batch)).transpose()?;
+    let counts = |mask: &Tensor| -> Result<Tensor> { Ok(as_map(mask, "valid mask", batch)?.f_ne(0)?) };
+    let valid_mask = batch.valid_mask.as_ref().map(counts).transpose()?;
     Ok(Batch { source: batch.source.shallow_clone(), source_label, target: batch.target.shallow_clone(), valid_mask })
 }
 

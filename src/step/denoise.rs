@@ -16,7 +16,8 @@ use crate::loss::symmetric::SymmetricCrossEntropy;
 use crate::prototypes::prototype_weights;
 use crate::pseudo_label::PseudoLabel;
 use crate::resize::bilinear;
-use crate::surrogate::compute_kind;
+use crate::shape::check_float;
+use crate::surrogate::{bounded, compute_kind};
 use tch::{no_grad, Kind, Tensor};
 
 /// What the fixed and the moving networks say about the target's weak view.
@@ -47,14 +48,27 @@ impl Step {
     /// All passes over the weak view. No gradient.
     pub(super) fn weak(&self, networks: &mut dyn Networks, batch: &Batch) -> Result<Weak> {
         let (teacher, features) = self.teacher(networks, &batch.target)?;
-        let mut teacher = teacher.f_detach()?;
+        let mut teacher = bounded(&teacher.f_detach()?)?;
         if self.settings.label_flip {
-            let mirrored = networks.teacher(&batch.target.f_flip([3])?)?.f_detach()?.f_flip([3])?;
-            teacher = teacher.f_add(&mirrored)?.f_div_scalar(2.0)?;
+            let mirrored = bounded(&networks.teacher(&batch.target.f_flip([3])?)?.f_detach()?)?.f_flip([3])?;
+            teacher = teacher.f_div_scalar(2.0)?.f_add(&mirrored.f_div_scalar(2.0)?)?;
         }
-        let initial = if self.uses_initial() { Some(networks.initial(&batch.target)?.f_detach()?) } else { None };
+        let initial = if self.uses_initial() { Some(self.initial(networks, batch)?) } else { None };
         let features = features.map(|map| map.f_detach()).transpose()?;
         Ok(Weak { teacher, initial, features })
+    }
+
+    /// Logits [B,C,h,w] of the network that the training started from, or those stored of it.
+    fn initial(&self, networks: &mut dyn Networks, batch: &Batch) -> Result<Tensor> {
+        let logits = networks.initial(&batch.target)?;
+        let (found, images, classes) = (logits.size(), batch.target.size()[0], self.settings.num_classes);
+        if found.len() != 4 || found[..2] != [images, classes] || logits.numel() == 0 {
+            return Err(Error::shape(format!(
+                "initial_logits (or the logits of initial): expected [{images}, {classes}, h, w], got {found:?}"
+            )));
+        }
+        check_float(&logits, "initial_logits (or the logits of initial)")?;
+        bounded(&logits.f_detach()?)
     }
 
     /// Logits of the teacher, and its map that prototypes live on, if they are used.
@@ -182,7 +196,10 @@ impl Step {
             }
             if let (true, Some(initial)) = (s.distillation_weight > 0.0, &weak.initial) {
                 let log_q = resized(initial, &logits.size()[2..])?.f_to_kind(kind)?.f_log_softmax(1, kind)?;
-                let divergence = log_q.f_exp()?.f_mul(&log_q.f_sub(&log_p)?)?.f_sum_dim_intlist(1i64, false, kind)?;
+                let q = log_q.f_exp()?;
+                // q log(q / p) is 0 where q is, whatever p.
+                let part = q.f_mul(&log_q.f_sub(&log_p)?)?.f_where_scalarother(&q.f_ne(0)?, 0.0)?;
+                let divergence = part.f_sum_dim_intlist(1i64, false, kind)?;
                 let loss = mean_valid(group, &divergence, valid.as_ref(), kind)?;
                 add(networks, log, "distillation", loss.f_mul_scalar(s.distillation_weight)?)?;
             }
@@ -250,7 +267,7 @@ pub(super) fn resized(logits: &Tensor, size: &[i64]) -> Result<Tensor> {
     if logits.size()[2..] == *size {
         return Ok(logits.shallow_clone());
     }
-    bilinear(&logits.f_to_kind(compute_kind(logits)?)?, size)
+    bilinear(&bounded(logits)?.f_to_kind(compute_kind(logits)?)?, size)
 }
 
 /// A mask [B,H,W] on the grid of `map` [B,*,h,w].

@@ -132,7 +132,7 @@ def refuse_other(path: Path, ours: Callable[[Path], bool], what: str) -> None:
         FileExistsError: another file of that name is there, and would be lost.
     """
     if path.exists() and not (path.is_file() and ours(path)):
-        raise FileExistsError(f"{path}: is there and no {what}; choose another --out")
+        raise FileExistsError(f"{path}: is there and no {what}; choose another place")
 
 
 def refuse_input(out: str | Path, *inputs: str | Path) -> None:
@@ -146,4 +146,4 @@ def refuse_input(out: str | Path, *inputs: str | Path) -> None:
         if not same and Path(out).exists() and Path(given).exists():
             same = os.path.samefile(out, given)
         if same:
-            raise ValueError(f"{out}: the output would replace its own input {given}; choose another --out")
+            raise ValueError(f"{out}: the output would replace its own input {given}; choose another place")

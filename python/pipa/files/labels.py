@@ -97,9 +97,7 @@ def unlisted_colors(packed: np.ndarray, colors: Sequence[Sequence[int]]) -> tupl
     return float(counts.sum() / packed.size), found
 
 
-def unlisted_ids(
-    counts: Mapping[int, int], table: Mapping[int, int], ignore: int = IGNORED
-) -> tuple[float, list[int]]:
+def unlisted_ids(counts: Mapping[int, int], table: Mapping[int, int], ignore: int = IGNORED) -> tuple[float, list[int]]:
     """Share of the pixels whose stored id the table does not list, and those ids, most frequent first.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from pipa import _core
+from pipa.functional.numbers import whole
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -62,7 +63,7 @@ def gaussian_blur(img_bchw: Tensor, sigma: float, kernel_size: int | Sequence[in
     tensor([0.0000, 0.0840, 0.6190, 0.0840, 0.0000])
     """
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    return _core.gaussian_blur(img_bchw, float(sigma), (int(height), int(width)))
+    return _core.gaussian_blur(img_bchw, float(sigma), (whole(height, "height"), whole(width, "width")))
 
 
 def blur_kernel_size(height: int, width: int) -> tuple[int, int]:
@@ -72,7 +73,7 @@ def blur_kernel_size(height: int, width: int) -> tuple[int, int]:
     >>> F.blur_kernel_size(512, 1024)
     (51, 103)
     """
-    return _core.blur_kernel_size(int(height), int(width))
+    return _core.blur_kernel_size(whole(height, "height"), whole(width, "width"))
 
 
 def color_jitter(image_bchw: Tensor, draws: Sequence[Jitter]) -> Tensor:
@@ -112,7 +113,9 @@ def draw_augment(
     >>> (sorted(jitter["order"]), one["sigma"], one == two)
     ([0, 1, 2, 3], None, False)
     """
-    drawn = _core.draw_augment(int(batch), int(seed), jitter_strength, jitter_probability, blur_probability)
+    drawn = _core.draw_augment(
+        whole(batch, "batch"), whole(seed, "seed"), jitter_strength, jitter_probability, blur_probability
+    )
     return [{"jitter": jitter and _named(jitter), "sigma": sigma} for jitter, sigma in drawn]
 
 
@@ -189,7 +192,7 @@ def mask_grid(height: int, width: int, block: int) -> tuple[int, int]:
     >>> F.mask_grid(512, 1024, block=64)
     (8, 16)
     """
-    return _core.mask_grid(int(height), int(width), int(block))
+    return _core.mask_grid(whole(height, "height"), whole(width, "width"), whole(block, "block"))
 
 
 def block_mask(uniform: Tensor, ratio: float, height: int, width: int) -> Tensor:
@@ -209,4 +212,4 @@ def block_mask(uniform: Tensor, ratio: float, height: int, width: int) -> Tensor
     tensor([[[[0., 0., 1., 1.],
               [0., 0., 1., 1.]]]])
     """
-    return _core.block_mask(uniform, float(ratio), int(height), int(width))
+    return _core.block_mask(uniform, float(ratio), whole(height, "height"), whole(width, "width"))

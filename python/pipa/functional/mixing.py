@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from pipa import _core
+from pipa.functional.numbers import whole
 from pipa.settings import ClassScope
 
 
@@ -42,7 +43,13 @@ def pseudo_label(
     >>> F.pseudo_label(logits, threshold=0.9)
     (tensor([[[0, 1]]]), tensor([[[0.5000, 0.5000]]]))
     """
-    return _core.pseudo_label(logits_bchw, float(threshold), int(ignore_top), int(ignore_bottom), valid_mask)
+    return _core.pseudo_label(
+        logits_bchw,
+        float(threshold),
+        whole(ignore_top, "ignore_top"),
+        whole(ignore_bottom, "ignore_bottom"),
+        valid_mask,
+    )
 
 
 def draw_classes(
@@ -69,7 +76,13 @@ def draw_classes(
     >>> [len(classes) for classes in F.draw_classes(label, num_classes=3)]  # 2 of the 3 that are there
     [2]
     """
-    return _core.draw_classes(label_b1hw, int(num_classes), int(ignore_index), _scope(scope), int(seed))
+    return _core.draw_classes(
+        label_b1hw,
+        whole(num_classes, "num_classes"),
+        whole(ignore_index, "ignore_index"),
+        _scope(scope),
+        whole(seed, "seed"),
+    )
 
 
 def draw_class_mask(
@@ -89,7 +102,13 @@ def draw_class_mask(
     >>> torch.equal(F.draw_class_mask(label, num_classes=3, seed=1), F.class_mask(label, classes))
     True
     """
-    return _core.draw_class_mask(label_b1hw, int(num_classes), int(ignore_index), _scope(scope), int(seed))
+    return _core.draw_class_mask(
+        label_b1hw,
+        whole(num_classes, "num_classes"),
+        whole(ignore_index, "ignore_index"),
+        _scope(scope),
+        whole(seed, "seed"),
+    )
 
 
 def _scope(word: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pipa import _core
+from pipa.functional.numbers import whole
 
 
 def prototype_weights(
@@ -76,7 +77,14 @@ def prototype_update(
         tensor([[0.5000, 0.5000, 0.5000],
                 [0.0000, 0.0000, 0.0000]])
     """
-    return _core.prototype_update(proto_kd, feat_bdhw, label_bhw, float(momentum), int(min_pixels), int(ignore_index))
+    return _core.prototype_update(
+        proto_kd,
+        feat_bdhw,
+        label_bhw,
+        float(momentum),
+        whole(min_pixels, "min_pixels"),
+        whole(ignore_index, "ignore_index"),
+    )
 
 
 def rectified_label(prob_bkhw: Tensor, weight_bkhw: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +147,9 @@ def symmetric_cross_entropy(
         >>> float(symmetric_cross_entropy(100.0 * torch.eye(3)[0].view(1, 3, 1, 1).expand(1, 3, 4, 4), label))
         0.0
     """
-    return _core.symmetric_cross_entropy(logits_bkhw, label_bhw, float(ce), float(rce), float(floor), int(ignore_index))
+    return _core.symmetric_cross_entropy(
+        logits_bkhw, label_bhw, float(ce), float(rce), float(floor), whole(ignore_index, "ignore_index")
+    )
 
 
 def prototype_consistency(
@@ -221,5 +231,5 @@ def distribution_contrast(
         1.0986
     """
     return _core.distribution_contrast(
-        embedding_bdhw, label_bhw, mean_kd, var_kd, float(temperature), int(ignore_index), seen_k
+        embedding_bdhw, label_bhw, mean_kd, var_kd, float(temperature), whole(ignore_index, "ignore_index"), seen_k
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipa import _core
+from pipa.functional.numbers import whole
 from pipa.settings import Average, DistanceForm
 
 
@@ -41,7 +42,7 @@ def cross_entropy(
     >>> F.cross_entropy(logits, label), F.cross_entropy(logits, label, average="valid")  # over 2 pixels, over 1
     (tensor(0.3466), tensor(0.6931))
     """
-    return _core.cross_entropy(logits, label_bhw, weight_bhw, int(ignore_index), average)
+    return _core.cross_entropy(logits, label_bhw, weight_bhw, whole(ignore_index, "ignore_index"), average)
 
 
 def accuracy(logits: Tensor, label_bhw: Tensor, *, ignore_index: int = 255, average: Average = "all") -> Tensor:
@@ -55,7 +56,7 @@ def accuracy(logits: Tensor, label_bhw: Tensor, *, ignore_index: int = 255, aver
     >>> F.accuracy(logits, torch.tensor([[[0, 1]]]))
     tensor(50.)
     """
-    return _core.accuracy(logits, label_bhw, int(ignore_index), average)
+    return _core.accuracy(logits, label_bhw, whole(ignore_index, "ignore_index"), average)
 
 
 def downscale_label(
@@ -78,7 +79,13 @@ def downscale_label(
     >>> F.downscale_label(label, scale=2, min_ratio=0.75, num_classes=4)  # 3 of 4 pixels, 2 of 4 pixels
     tensor([[[[  0, 255]]]])
     """
-    return _core.downscale_label(label_b1hw, int(scale), float(min_ratio), int(num_classes), int(ignore_index))
+    return _core.downscale_label(
+        label_b1hw,
+        whole(scale, "scale"),
+        float(min_ratio),
+        whole(num_classes, "num_classes"),
+        whole(ignore_index, "ignore_index"),
+    )
 
 
 def feature_distance(
@@ -111,16 +118,19 @@ def feature_distance(
     >>> F.feature_distance(feat, imagenet, label, classes=[0], num_classes=2, weight=1.0)
     tensor(2.)
     """
-    chosen = None if classes is None else [int(c) for c in classes]
+    chosen = None if classes is None else [whole(c, "classes") for c in classes]
+    strays = [c for c in chosen or [] if not 0 <= c < num_classes]
+    if strays:
+        raise ValueError(f"classes: expected ids from 0 to {num_classes - 1}, got {strays}")
     return _core.feature_distance_loss(
         feat,
         feat_imagenet,
         label_b1hw,
         chosen,
         float(min_ratio),
-        int(num_classes),
+        whole(num_classes, "num_classes"),
         float(weight),
-        int(ignore_index),
+        whole(ignore_index, "ignore_index"),
         form,
     )
 
@@ -142,7 +152,7 @@ def ema_update(
     >>> teacher
     tensor([0.5000])
     """
-    _core.ema_update(list(teacher_params), list(student_params), int(iteration), float(alpha))
+    _core.ema_update(list(teacher_params), list(student_params), whole(iteration, "iteration"), float(alpha))
 
 
 def confusion_matrix(
@@ -166,7 +176,9 @@ def confusion_matrix(
             [0, 0]])
     """
     pair = torch.as_tensor(prediction), torch.as_tensor(label)
-    return _core.confusion_matrix(pair[0], pair[1], int(num_classes), int(ignore_index))
+    return _core.confusion_matrix(
+        pair[0], pair[1], whole(num_classes, "num_classes"), whole(ignore_index, "ignore_index")
+    )
 
 
 def class_counts(label: Tensor | npt.NDArray[np.integer], num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -183,15 +195,19 @@ def class_counts(label: Tensor | npt.NDArray[np.integer], num_classes: int, igno
     >>> F.class_counts(torch.tensor([0, 2, 2, 255]), num_classes=3)
     tensor([1, 0, 2])
     """
-    return _core.class_counts(torch.as_tensor(label), int(num_classes), int(ignore_index))
+    return _core.class_counts(
+        torch.as_tensor(label), whole(num_classes, "num_classes"), whole(ignore_index, "ignore_index")
+    )
 
 
 def iou_from_confusion(matrix_cc: Tensor | npt.NDArray[np.integer]) -> dict[str, Tensor]:
-    """Metrics of a confusion matrix, as fractions in float64; NaN for a class that is in neither label nor prediction.
+    """Metrics of a confusion matrix, as fractions in float64; NaN where there is nothing to divide by.
 
     Returns:
-        ``aAcc`` (share of right pixels), ``mIoU`` (mean of the IoU that are not NaN), and per class ``IoU``, ``Acc``
-        (= ``Recall``), ``Dice`` (= ``Fscore``), ``Precision``.
+        ``aAcc`` (share of right pixels), ``mIoU`` (mean of the IoU that are not NaN), and per class ``IoU``, ``Dice``
+        (NaN for a class that is in neither label nor prediction), ``Acc`` = ``Recall`` (NaN for one that is not
+        labelled), ``Precision`` (NaN for one that is not predicted) and ``Fscore``, the harmonic mean of the two as
+        mmsegmentation has it: ``Dice``, but NaN where either of them is, or both are 0.
 
     >>> import torch
     >>> from pipa import functional as F

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipa.networks.maps import listed
 from pipa.networks.quiet import quiet_train
 from pipa.networks.tokens import hiding_tokens
 
@@ -97,7 +98,7 @@ class Networks:
                 return Outputs([Head(logits)], maps)
 
             def features(self, module, image):
-                return module.encoder(image)
+                return module.encoder(image)  # a list of maps
 
             def logits(self, module, image):
                 return module(image)
@@ -211,11 +212,11 @@ class Networks:
 
     def student_features(self, image: Tensor) -> Sequence[Tensor]:
         """The student's maps for the patch term's projection head, with gradient (:meth:`embedded`)."""
-        return self.embedded(self._student, image)
+        return self._listed(self.embedded(self._student, image))
 
     def student_maps(self, image: Tensor) -> Sequence[Tensor]:
         """The student's encoder maps, with gradient, for the feature distance of the target."""
-        return self.features(self._student, image)
+        return self._listed(self.features(self._student, image))
 
     def teacher(self, image: Tensor) -> Tensor:
         """The teacher's logits (B, C, h, w), without noise (:func:`quiet_train`)."""
@@ -229,7 +230,7 @@ class Networks:
     def teacher_features(self, image: Tensor) -> Sequence[Tensor]:
         """The teacher's encoder maps, without noise and without gradient."""
         with torch.no_grad():
-            return self.features(quiet_train(self._teacher), image)
+            return self._listed(self.features(quiet_train(self._teacher), image))
 
     def initial(self, image: Tensor) -> Tensor:
         """Logits (B, C, h, w) of the network that the training started from, in evaluation mode, without gradient.
@@ -260,7 +261,7 @@ class Networks:
                 "or set feature_distance_weight=0"
             )
         with torch.no_grad():
-            return self.features(self._imagenet.eval(), image)
+            return self._listed(self.features(self._imagenet.eval(), image))
 
     def pixel_embedding(self, *features: Tensor) -> Tensor:
         """Encoder maps (B, D_i, h_i, w_i) to the pixel embedding (B, D, h_0, w_0).
@@ -328,6 +329,9 @@ class Networks:
         return [t for t, _ in kept], [s for _, s in kept]
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _listed(self, maps: Any) -> Sequence[Tensor]:
+        return listed(maps, f"{type(self).__name__}.features")
 
     def _embedding(self, head: nn.Module | None, term: str, features: Sequence[Tensor]) -> Tensor:
         if head is None:

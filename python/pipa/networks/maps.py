@@ -18,6 +18,21 @@ STRIDES = (4, 8, 16, 32, 14, 2, 1, 7, 28, 12, 24, 64)
 MOST_EXTRA_TOKENS = 9
 
 
+class FeaturesError(ValueError):
+    """What ``features`` names, or what was found in its place, gives no encoder maps, whatever the image."""
+
+
+def listed(maps: Any, what: str) -> Sequence[Tensor]:
+    """Encoder maps as a method of an adapter returned them.
+
+    Raises:
+        TypeError: one tensor, which would be taken for a list of its images.
+    """
+    if isinstance(maps, Tensor):
+        raise TypeError(f"{what}: expected a list of encoder maps, got one tensor of shape {tuple(maps.shape)}")
+    return maps
+
+
 class MapReader:
     """Reads what a layer returned: a map, a ModelOutput, a dictionary, and lists of them to any depth.
 
@@ -76,8 +91,7 @@ class MapReader:
                 f"{name}: expected feature maps (B, D, h, w), channels-last maps or tokens (B, N, D) of a "
                 f"{size[0]} x {size[1]} image, got {described(value)}"
             )
-        coarse = [m for m in maps if size[0] / m.shape[2] > self.finest_stride - 1 or m.shape[2] == 1]
-        return coarse or [min(maps, key=lambda m: m.shape[2])]
+        return coarse(maps, size[0], self.finest_stride) or [min(maps, key=lambda m: m.shape[2])]
 
     def _token_choice(self, tokens: list[Tensor]) -> list[Tensor]:
         """Of the many equal-sized token maps of a transformer: those asked for, else the last; all if sizes differ."""
@@ -101,6 +115,11 @@ class MapReader:
         height, width = grid
         own = tokens_bnd[:, tokens_bnd.shape[1] - height * width :]
         return own.transpose(1, 2).unflatten(2, (height, width))
+
+
+def coarse(maps: Sequence[Tensor], height: int, finest_stride: int) -> list[Tensor]:
+    """Those maps of an image of ``height`` rows whose stride is at least ``finest_stride``, borders not counted."""
+    return [m for m in maps if height / m.shape[2] > finest_stride - 1 or m.shape[2] == 1]
 
 
 def flatten(value: Any) -> Iterable[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 
 from pipa.networks.base import Networks, Outputs
 from pipa.networks.logits import resized, split_output
-from pipa.networks.maps import MapReader
+from pipa.networks.maps import FeaturesError, MapReader, coarse
 from pipa.networks.search import encoder_names
-from pipa.networks.taps import run_tapped
+from pipa.networks.taps import Writes, run_tapped
 from pipa.networks.wrappers import find_layer
 
 Features = str | Sequence[str] | Callable[[nn.Module, Tensor], Any]
@@ -62,10 +63,14 @@ class PlainNetworks(Networks):
         super().__init__(*args, **kwargs)
         self._features, self._num_classes = features, num_classes
         self._weight = self.auxiliary_weight if auxiliary_weight is None else auxiliary_weight
+        weights = list(self._weight) if isinstance(self._weight, (list, tuple)) else [self._weight]
+        if not all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights):
+            raise ValueError(f"auxiliary_weight: expected finite numbers of at least 0, got {auxiliary_weight!r}")
         self._align_corners, self._finest, self._compiler = align_corners, finest_stride, compiler
         self._layers: list[str] | None = None  # found with the first pass
         self._parts = False  # those are parts of the encoder, not the encoder
         self._returned = False  # the network returns its features
+        self._copies = False  # a later layer of the network writes into the maps
         self._readers: dict[str, MapReader] = {}
         self._compiled: dict[int, Callable[..., Any]] = {}
 
@@ -100,6 +105,12 @@ class PlainNetworks(Networks):
         if own is not None and self._features is None:
             self._returned = True
             maps = self._read(module, module, "features", own, image)
+        elif any(m is head.logits for m in maps for head in heads):
+            names = ", ".join(repr(name) for name in self._layers or [])
+            raise FeaturesError(
+                f"features: {names} gives the network's logits, which are no maps of an encoder; name a layer before "
+                "the classifier with features="
+            )
         return Outputs(heads, maps)
 
     def features(self, module: nn.Module, image: Tensor) -> Sequence[Tensor]:
@@ -145,7 +156,8 @@ class PlainNetworks(Networks):
             return self._run(module, image), self._called(module, image)
         names = self._names(module)
         layers = [find_layer(module, name) for name in names]
-        output, seen = run_tapped(layers, lambda: self._run(module, image), stop, stay=self._compiler is not None)
+        writes, stay = Writes(), self._compiler is not None
+        output, seen = run_tapped(layers, lambda: self._run(module, image), stop, stay, self._copies, writes)
         if self._features is None and not self._returned and names and not all(seen):
             if output is not None and split_output(output, self._num_classes, self._weight)[1] is not None:
                 return output, []
@@ -155,14 +167,20 @@ class PlainNetworks(Networks):
             if not values:
                 if self._returned or self._features is None:
                     continue
-                raise ValueError(f"features={name!r} did not run during the forward pass")
+                raise FeaturesError(f"features={name!r} did not run during the forward pass")
             if len(values) > 1 and not self._parts:
-                raise ValueError(
+                raise FeaturesError(
                     f"features={name!r} runs {len(values)} times in one pass; give features= a function "
                     "(network, image) -> maps that says which of them count"
                 )
             maps += self._read(module, layer, name, values[-1], image)
-        return output, self._sorted(maps) if len(names) > 1 else maps
+        maps = self._sorted(maps, image) if len(names) > 1 else maps
+        if writes.since(maps):  # an activation in place behind the encoder, which a pass that ends before does not see
+            if self._copies:
+                raise FeaturesError(f"features: the network writes into the maps of {', '.join(names)} in place")
+            self._copies = True
+            return self._pass(module, image, stop)
+        return output, maps
 
     def _names(self, module: nn.Module) -> list[str]:
         if self._layers is None:
@@ -195,9 +213,10 @@ class PlainNetworks(Networks):
         deepest = hasattr(value, "hidden_states") and getattr(value, "feature_maps", None) is None
         return self._readers[name].read(value, image, name, deepest)
 
-    def _sorted(self, maps: list[Tensor]) -> list[Tensor]:
-        """Finest first; of the parts of one encoder, the deepest map of each size."""
+    def _sorted(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
+        """Finest first; of the parts of one encoder, the deepest map of each size that is not too fine."""
         maps = sorted(maps, key=lambda m: -m.shape[2])  # stable: shallow stays before deep where sizes are equal
         if self._parts:
             maps = list({tuple(m.shape[2:]): m for m in maps}.values())
+            maps = coarse(maps, image.shape[2], self._finest) or maps[-1:]
         return maps

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-# Modules of these packages are encoders, as far as they hold what is named beside; None: every one of them.
+# Modules of these packages are encoders, as far as they hold what is named beside; the first package that fits counts.
 ENCODERS = {
     "transformers.models": "config",
     "timm.models": "feature_info",
     "segmentation_models_pytorch.encoders": "out_channels",
-    "torchvision.models": "inplanes",
     "torchvision.models._utils": "return_layers",
+    "torchvision.models": "inplanes",
     "mmseg.models.backbones": "init_cfg",
     "mmpretrain.models.backbones": "init_cfg",
     "pipa.mmseg.models.backbones": "init_cfg",
@@ -25,16 +25,28 @@ def encoder_names(module: nn.Module) -> list[str]:
     if len(found) == 1:
         return found
     children = dict(module.named_children())
-    return [name for name in NAMES if name in children and _runs(children[name])][:1]
+    return [n for n in NAMES if n in children and _runs(children[n]) and not _is_segmentor(children[n])][:1]
 
 
 def _collect(module: nn.Module, prefix: str, found: list[str]) -> None:
+    base = base_name(module)
+    if base is not None:
+        found.append(f"{prefix}{base}")
+        return
     for name, child in module.named_children():
         full = f"{prefix}{name}"
         if is_encoder(child):
             found.append(full)
         else:
             _collect(child, f"{full}.", found)
+
+
+def base_name(module: nn.Module) -> str | None:
+    """The child of a transformers network that is its base model ("segformer", "beit", ...); None for other modules."""
+    if not any(kind.__name__ == "PreTrainedModel" for kind in type(module).__mro__):
+        return None
+    base = getattr(module, "base_model", module)
+    return next((name for name, child in module.named_children() if child is base), None)
 
 
 def is_encoder(module: nn.Module) -> bool:
@@ -51,7 +63,8 @@ def _is_segmentor(module: nn.Module) -> bool:
 
 
 def _runs(module: nn.Module) -> bool:
-    return not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    # A list or dictionary of modules has no pass; what derives from one, as torchvision's IntermediateLayerGetter, may.
+    return type(module).forward not in (nn.ModuleList.forward, nn.ModuleDict.forward)
 
 
 def library(module: nn.Module) -> str | None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
 from pipa.networks.plain import PlainNetworks
 
 
@@ -15,8 +11,3 @@ class TransformersNetworks(PlainNetworks):
     Of the hidden states of a convolutional encoder the last one of each size counts, of those of a vision transformer
     the ones that its config names as ``out_indices``, else the last.
     """
-
-    def encoder(self, module: nn.Module) -> list[str]:
-        base: Any = getattr(module, "base_model", module)
-        names = [name for name, part in module.named_modules() if part is base and name]
-        return names or super().encoder(module)

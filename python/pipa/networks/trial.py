@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipa.networks.base import Networks
-from pipa.networks.maps import map_stride
+from pipa.networks.maps import FeaturesError, listed, map_stride
 from pipa.networks.projection import ProjectionHead, channels_read
 
 # Smallest first: what a network refuses (no multiple of its patch, less than its window) it may take larger. The first
@@ -59,6 +59,8 @@ def trial(
     for size in sizes(module):
         try:
             maps = blank_maps(networks, module, size)
+        except FeaturesError:
+            raise
         except REFUSALS as error:
             failed = failed or error
             continue
@@ -123,7 +125,7 @@ def cells_of(networks: Networks, module: nn.Module, patch: tuple[int, int], stri
 def blank_maps(networks: Networks, module: nn.Module, size: tuple[int, int]) -> list[Tensor]:
     """Maps of a blank image of ``size`` pixels that the projection heads read."""
     with torch.no_grad(), evaluating(module), unchanged_draws():
-        return list(networks.embedded(module, blank(module, size)))
+        return list(listed(networks.embedded(module, blank(module, size)), f"{type(networks).__name__}.features"))
 
 
 def blank(module: nn.Module, size: tuple[int, int]) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from pipa.networks.maps import FeaturesError
+
 # Components of a layer's name that a wrapper adds.
 ADDED = {"_orig_mod", "module", "_checkpoint_wrapped_module"}
 
@@ -74,7 +76,7 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
     """The layer of that name, with or without the wrappers' additions.
 
     Raises:
-        ValueError: there is none; the message names the network's layers.
+        FeaturesError: there is none; the message names the network's layers.
     """
     layers = dict(module.named_modules())
     if name in layers:
@@ -83,4 +85,4 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
     if clean(name) in by_name and clean(name):
         return by_name[clean(name)]
     names = ", ".join(child for child, _ in module.named_children())
-    raise ValueError(f"features={name!r} is no layer of {type(module).__name__}; it has: {names}")
+    raise FeaturesError(f"features={name!r} is no layer of {type(module).__name__}; it has: {names}")

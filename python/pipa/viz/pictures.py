@@ -335,7 +335,8 @@ def save_prediction(
 
 def _array(value: Any) -> npt.NDArray[Any]:
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
     return np.asarray(value)
 
 

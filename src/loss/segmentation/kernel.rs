@@ -43,7 +43,9 @@ fn taps(from: usize, to: usize) -> Vec<Tap> {
         .map(|i| {
             let position = if from == to { i as f32 } else { ((i as f32 + 0.5) * scale - 0.5).max(0.0) };
             let low = (position as usize).min(from - 1);
-            Tap { low, high: (low + 1).min(from - 1), part: position - low as f32 }
+            let part = position - low as f32;
+            // A neighbour of weight 0 is not looked at: 0 times NaN would be NaN.
+            Tap { low, high: if part > 0.0 { (low + 1).min(from - 1) } else { low }, part }
         })
         .collect()
 }
@@ -165,7 +167,8 @@ fn task<L: Id>(
             for (c, value) in pixel.as_flattened_mut().iter_mut().enumerate() {
                 // Padding repeats class 0: it changes no maximum, and the sum leaves it out.
                 let c = if c < shape.classes { c } else { 0 };
-                *value = logits[(c * shape.height + y) * shape.width + x];
+                let logit = logits[(c * shape.height + y) * shape.width + x];
+                *value = if logit == f32::NEG_INFINITY { LOWEST } else { logit };
             }
         }
     }
@@ -232,6 +235,11 @@ fn add(sum: &mut [Vector], values: &[Vector], weight: f32) {
     }
 }
 
+/// Held in place of -inf, which a network gives as the logit of a class that cannot be: 0 times it is 0.
+const LOWEST: f32 = -3e38;
+/// A label whose logit is below this, and so made of that, has an infinite loss.
+const IMPOSSIBLE: f32 = -1e30;
+
 /// Pixels whose exponentials are taken in one loop: long enough to vectorise, short enough for the first-level cache.
 const STRIP: usize = 32;
 
@@ -296,7 +304,7 @@ fn pixels<L: Id>(
                 peak = if other > peak { other } else { peak };
             }
             let own = values[pixel.class / LANES][pixel.class % LANES];
-            pixel.gap = peak - own;
+            pixel.gap = if own < IMPOSSIBLE { f32::INFINITY } else { peak - own };
             if own == peak {
                 let first = values.as_flattened().iter().position(|&v| v == peak);
                 sums.1 += u64::from(first == Some(pixel.class));
