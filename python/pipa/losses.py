@@ -28,7 +28,9 @@ class PixelContrastLoss(nn.Module):
         num_classes: needed by the memory bank, which has a fixed size.
         min_pixels: classes with fewer pixels in the batch are not sampled (released code: 101).
 
-    The generator and the bank are part of ``state_dict``, so that a resumed run goes on exactly.
+    The generator and the bank are part of ``state_dict``, so that a resumed run goes on exactly. Inside an activation
+    checkpoint, whose second pass would draw another sample and fill the bank twice, only ``"all"`` without a bank gives
+    the gradient of its value.
 
     >>> import torch
     >>> from pipa import PixelContrastLoss

@@ -189,6 +189,8 @@ def test_a_window_bounds_the_pass_of_a_large_picture(model: Path, tmp_path: Path
     assert len(seen) == 256
     alone = segmenter.predict(scene(1024, 1024)[:64, :64])
     np.testing.assert_array_equal(prediction.label_hw[:64, :64], alone.label_hw)
+    with pytest.raises(TypeError, match=r"^window: expected pipa.inference.Window\(crop=.*got \(64, 64\)$"):
+        segmenter.predict(scene(64, 64), window=(64, 64))  # type: ignore[arg-type]
 
 
 def test_batches_views_and_lists(model: Path, tmp_path: Path) -> None:

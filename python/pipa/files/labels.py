@@ -153,5 +153,5 @@ def check_ids(label: np.ndarray, classes: int, ignore: int, path: str | Path) ->
     if len(wrong):
         raise DataError(
             f"{path}: label ids must be 0..{classes - 1} or {ignore} (ignored), found {images.list_ids(wrong)}; "
-            "convert the labels to train ids (`pipa convert`) or give FolderDataset an id_map"
+            "convert the labels to train ids (`pipa convert`) or give the classes of FolderDataset an id_map"
         )

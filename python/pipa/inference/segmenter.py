@@ -108,8 +108,12 @@ class Segmenter:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
-        if not scales or not all(0 < scale < math.inf for scale in scales):
+        if len(scales) == 0 or not all(0 < scale < math.inf for scale in scales):
             raise ValueError(f"scales: expected positive factors, got {tuple(scales)}")
+        if window is not None and not isinstance(window, Window):
+            raise TypeError(
+                f"window: expected pipa.inference.Window(crop=(height, width), stride=(height, width)), got {window!r}"
+            )
         waiting: list[tuple[Source, Prepared]] = []
 
         def done() -> Iterator[Prediction]:

@@ -100,8 +100,8 @@ class DomainDataset(BaseSegDataset):
         if isinstance(loader, LoadLabel):
             if self.reduce_zero_label:
                 raise DataError(
-                    f"{type(self).__name__}: reduce_zero_label=True is not what LoadLabel does; give FolderDataset an "
-                    "id_map instead"
+                    f"{type(self).__name__}: reduce_zero_label=True is not what LoadLabel does; give the classes of "
+                    "FolderDataset an id_map instead"
                 )
             return
         needs = _needs(self.label_info(), self.stored_classes())

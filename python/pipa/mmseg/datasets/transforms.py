@@ -107,7 +107,9 @@ class LoadLabel(BaseTransform):
 
     def read(self, results: dict, path: str) -> np.ndarray:
         if results.get("reduce_zero_label"):
-            raise ValueError("LoadLabel: reduce_zero_label is not supported; give the data set an id_map instead")
+            raise ValueError(
+                "LoadLabel: reduce_zero_label is not supported; give the classes of FolderDataset an id_map instead"
+            )
         reading = LabelReading.of(results, self.num_classes, self.ignore_index)
         label = reading.read(path)
         if reading.colors is not None and not self.told:
