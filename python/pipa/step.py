@@ -207,7 +207,8 @@ class PipaStep(nn.Module):
             source: normalised images (B, 3, H, W).
             source_label: class ids (B, H, W) or (B, 1, H, W), any integer dtype.
             target: normalised images (B, 3, H, W), without labels.
-            valid_mask: (B, H, W) or (B, 1, H, W); 0 where pseudo-labels must weigh 0, any other value elsewhere.
+            valid_mask: (B, H, W) or (B, 1, H, W); of integers or bool: 0 where pseudo-labels must weigh 0; of fractions
+                from 0 to 1: what multiplies their weight.
             initial_logits: (B, C, h, w), logits or logarithms of probabilities of the target, of the network that the
                 training starts from; with ``initial="stored"``.
             draws: recorded random draws to replay instead of new ones.

@@ -1,7 +1,7 @@
 //! The images of one iteration, and whether they fit together.
 
 use super::settings::Settings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::slice::check_ids;
 use crate::shape::{check_device, check_float, check_integer, check_rank, check_size};
 use tch::{Device, Kind, Tensor};
@@ -14,8 +14,8 @@ pub struct Batch {
     pub source_label: Tensor,
     /// [B,3,H,W], normalised, the size of `source`.
     pub target: Tensor,
-    /// [B,H,W] or [B,1,H,W]; 0 where the target's pseudo-labels must weigh 0 (padding, for example). Every other value
-    /// lets them count in full, the 255 of a mask that was stored as a picture too.
+    /// [B,H,W] or [B,1,H,W]; 0 where the target's pseudo-labels must weigh 0 (padding, for example). Every other integer
+    /// lets them count in full, the 255 of a mask that was stored as a picture too; fractions of 0 to 1 multiply.
     pub valid_mask: Option<Tensor>,
 }
 
@@ -34,8 +34,7 @@ pub fn check_batch(batch: &Batch, settings: &Settings) -> Result<Batch> {
         check_ids(&source_label, settings.num_classes, settings.ignore_index, "source label")?;
     }
     let source_label = source_label.f_to_kind(Kind::Int64)?;
-    let counts = |mask: &Tensor| -> Result<Tensor> { Ok(as_map(mask, "valid mask", batch)?.f_ne(0)?) };
-    let valid_mask = batch.valid_mask.as_ref().map(counts).transpose()?;
+    let valid_mask = batch.valid_mask.as_ref().map(|mask| shares(&as_map(mask, "valid mask", batch)?)).transpose()?;
     Ok(Batch { source: batch.source.shallow_clone(), source_label, target: batch.target.shallow_clone(), valid_mask })
 }
 
@@ -46,4 +45,20 @@ fn as_map(map: &Tensor, name: &str, batch: &Batch) -> Result<Tensor> {
     check_size(&map, &[size[0], size[2], size[3]], name)?;
     check_device(&map, name, &batch.source, "source image")?;
     Ok(map)
+}
+
+/// What a valid mask multiplies weights with. On an accelerator a look at its values would make it wait.
+fn shares(mask: &Tensor) -> Result<Tensor> {
+    if !mask.is_floating_point() {
+        return Ok(mask.f_ne(0)?);
+    }
+    if mask.device() == Device::Cpu && mask.numel() > 0 {
+        let (low, high) = (mask.f_min()?.f_double_value(&[])?, mask.f_max()?.f_double_value(&[])?);
+        if !(low >= 0.0 && high <= 1.0) {
+            return Err(Error::value(format!(
+                "valid mask: expected bool, integers, or fractions of 0 to 1, got values from {low} to {high}"
+            )));
+        }
+    }
+    Ok(mask.shallow_clone())
 }

@@ -115,7 +115,7 @@ def test_a_call_that_can_train_nothing(mode: Any) -> None:
         step(*small_batch())
 
 
-@pytest.mark.parametrize("mask", [torch.uint8, torch.bool, torch.int64, torch.float32])
+@pytest.mark.parametrize("mask", [torch.uint8, torch.bool, torch.int64])
 def test_every_value_but_0_of_a_valid_mask_counts_in_full(mask: torch.dtype) -> None:
     logs = []
     valid = torch.zeros(2, SIDE, SIDE)
@@ -126,6 +126,17 @@ def test_every_value_but_0_of_a_valid_mask_counts_in_full(mask: torch.dtype) -> 
         assert set(step.last["pseudo_weight"].unique().tolist()) == {0.0, float(step.last["pseudo_weight"].max())}
         assert step.last["pseudo_weight"].max() <= 1
     assert all(torch.equal(logs[0][name], logs[1][name]) for name in logs[0])
+
+
+@pytest.mark.parametrize("value", [255.0, -0.5, math.nan])
+def test_fractions_of_a_valid_mask_are_shares(value: float) -> None:
+    _, step = small_step(threshold=0.0)
+    half = torch.full((2, SIDE, SIDE), 0.5)
+    step(*small_batch(), valid_mask=half)
+    assert step.last["pseudo_weight"].unique().tolist() == [0.5]
+    half[0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"^valid mask: expected bool, integers, or fractions of 0 to 1, got values"):
+        step(*small_batch(), valid_mask=half)
 
 
 def stored(**settings: Any) -> PipaStep:
