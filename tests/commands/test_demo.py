@@ -16,7 +16,8 @@ from rich.console import Console
 
 from pipa import toy
 from pipa.commands import demo
-from pipa.commands.demo_training import METHODS, Outcome, scalars, show
+from pipa.commands.cli import main
+from pipa.commands.demo_training import METHODS, Outcome, scalars, show, train_one
 
 
 def outcomes(*seeds: int) -> list[Outcome]:
@@ -61,6 +62,55 @@ def test_a_half_written_log_moves_the_bar_to_its_last_whole_line(tmp_path: Path)
     (tmp_path / "plan.json").write_text('{"iterations": 9}')
     show(Bars(), 0, tmp_path)  # type: ignore[arg-type]
     assert moved == {"total": 9, "completed": 5, "note": "mIoU 20.0"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--iterations", "0"], "--iterations: expected 1 or more, got 0"),
+        (["--iterations", "-3"], "--iterations: expected 1 or more, got -3"),
+        (["--seeds", "0", "0"], "--seeds: expected numbers of 0 or more, each once, got [0, 0]"),
+        (["--seeds", "-1"], "--seeds: expected numbers of 0 or more, each once, got [-1]"),
+    ],
+)
+def test_arguments_that_train_nothing_or_twice(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("results.json", '{"study": "mine", "runs": []}', "is there and no result of a demo"),
+        ("results.json", "no JSON", "is there and no result of a demo"),
+        ("report.html", "<html>my own</html>", "is there and no page of pipa"),
+    ],
+)
+def test_files_of_others_are_kept(
+    name: str, text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert main(["demo", "--out", str(tmp_path), "--iterations", "1"]) == 1
+    assert f"{tmp_path / name}: {said}" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_finished_training_of_other_settings_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipa.mmseg.run.train.train", lambda *_, **__: pytest.fail("trained"))
+    work = tmp_path / "PiPa_seed0"
+    work.mkdir()
+    kept = {"settings": {"config": "another"}, "seconds": 1.0, "final": {}, "curves": {}}
+    (work / "outcome.json").write_text(json.dumps(kept))
+    (work / "plan.json").write_text('{"iterations": 1000}')
+    with pytest.raises(
+        ValueError, match=r"PiPa_seed0: holds a finished training of other settings \(1000 iterations, wh"
+    ):
+        train_one("PiPa", 0, work, toy.write(tmp_path / "data", 2, 1), 10)
+    assert json.loads((work / "outcome.json").read_text()) == kept
 
 
 @pytest.mark.slow

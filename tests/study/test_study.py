@@ -217,6 +217,18 @@ def test_wrong_arguments(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["tables.md", "forest.svg", "curves.svg"])
+def test_tables_and_plots_of_others_are_kept(
+    name: str, definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("my own")
+    assert cli.main(["study", str(definition), "--out", str(tmp_path / "out")]) == 1
+    assert f"{tmp_path / 'out' / name}: is there and no table or plot of a study" in capsys.readouterr().err
+    assert (tmp_path / "out" / name).read_text() == "my own"
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [name]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

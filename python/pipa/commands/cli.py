@@ -13,7 +13,7 @@ from pipa.commands import export as exporting
 from pipa.commands import predict as predicting
 from pipa.commands import soft_labels, study
 from pipa.commands import test as testing
-from pipa.commands.shared import add_cfg_options
+from pipa.commands.shared import add_cfg_options, check_counts
 from pipa.environment import describe_environment, hide_remarks
 
 
@@ -142,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_train(a: argparse.Namespace) -> int:
+    check_counts(a, "threads")
     from pipa.mmseg.run.train import load_config, train
 
     config = load_config(a.config, a.cfg_options, a.work_dir)
@@ -150,6 +151,12 @@ def run_train(a: argparse.Namespace) -> int:
 
 
 def run_convert(a: argparse.Namespace) -> int:
+    check_counts(a, "workers")
+    of_checkpoints = {"--teacher": a.teacher, "--verbose": a.verbose}
+    unread = {"--workers": a.workers is not None} if a.what == "checkpoint" else of_checkpoints
+    for name, given in unread.items():
+        if given:
+            raise ValueError(f"{name}: `pipa convert {a.what}` does not read it")
     if a.what == "checkpoint":
         from pipa.mmseg.checkpoints.convert import convert_checkpoint
 
@@ -170,6 +177,7 @@ def run_convert(a: argparse.Namespace) -> int:
 
 
 def run_stats(a: argparse.Namespace) -> int:
+    check_counts(a, "workers")
     from rich.console import Console
     from rich.table import Table
 
@@ -203,6 +211,7 @@ def run_stats(a: argparse.Namespace) -> int:
 
 
 def run_doctor(a: argparse.Namespace) -> int:
+    check_counts(a, "workers", "max_files")
     if a.environment:
         print(describe_environment())
         if a.config is None:

@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(a: argparse.Namespace) -> int:
     """The subcommand."""
+    if a.overwrite and a.write is None:
+        raise ValueError("--overwrite belongs to --write FILE")
     if a.name is None:
         if a.write is not None:
             raise ValueError("--write: expected the NAME of a config too (`pipa configs` lists all)")

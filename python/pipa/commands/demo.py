@@ -16,9 +16,11 @@ from rich.table import Column, Table
 from pipa import toy, viz
 from pipa.commands.demo_training import METHODS, SAMPLES, Outcome, images, quiet_config, run_all
 from pipa.environment import require_packages
-from pipa.files.atomic import write_text
+from pipa.files.atomic import refuse_other, write_text
 from pipa.files.images import read_image, read_label
+from pipa.viz.report.page import refuse_foreign
 
+RESULTS, REPORT = "results.json", "report.html"
 TRAIN_IMAGES, VAL_IMAGES = 300, 60
 # What adapting brings, and what the two contrasts add to it.
 COMPARED = (("self-training (teacher)", "source-only"), ("PiPa (teacher)", "self-training (teacher)"))
@@ -32,8 +34,18 @@ def demo(out: Path, seeds: Sequence[int] = (0,), iterations: int | None = None, 
 
     Returns:
         Path of the report.
+
+    Raises:
+        ValueError: no iteration, a seed below 0 or one twice, or a folder with finished trainings of other settings.
+        FileExistsError: report or results would replace a file that no demo has written.
     """
+    if iterations is not None and iterations < 1:
+        raise ValueError(f"--iterations: expected 1 or more, got {iterations}")
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds: expected numbers of 0 or more, each once, got {list(seeds)}")
     require_packages()  # before anything is drawn
+    refuse_other(out / RESULTS, is_results, "result of a demo")
+    refuse_foreign(out / REPORT)
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     data = out / "data"
@@ -45,8 +57,17 @@ def demo(out: Path, seeds: Sequence[int] = (0,), iterations: int | None = None, 
     jobs = sorted(((m, s) for s in seeds for m in methods), key=lambda job: LONGEST.index(job[0]))
     outcomes = run_all(jobs, out, data, iterations, console)
     print_table(outcomes, methods, console)
-    write_text(out / "results.json", json.dumps([summary(o) for o in outcomes], indent=1) + "\n")
+    write_text(out / RESULTS, json.dumps([summary(o) for o in outcomes], indent=1) + "\n")
     return write_report(out, data, outcomes, methods, list(seeds))
+
+
+def is_results(path: Path) -> bool:
+    """Whether a file holds the numbers that an earlier demo has written; those of a study are another matter."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(content, list) and all(isinstance(run, dict) and "method" in run for run in content)
 
 
 def samples() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -123,7 +144,7 @@ def write_report(
         miou = {m: [o.final["mIoU"] for s in seeds for o in outcomes if (o.method, o.seed) == (m, s)] for m in methods}
         table = viz.SeedTable([str(s) for s in seeds], miou)
     return viz.write_report(
-        out / "report.html",
+        out / REPORT,
         title="PiPa on the embedded domain pair",
         classes=toy.CLASSES,
         palette=toy.PALETTE,

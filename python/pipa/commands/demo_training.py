@@ -122,6 +122,11 @@ def train_one(method: str, seed: int, work_dir: Path, data: Path, iterations: in
         kept = json.loads(done.read_text())
         if kept["settings"] == settings:
             return Outcome(method, seed, work_dir, kept["seconds"], kept["final"], kept["curves"])
+        length = json.loads((work_dir / "plan.json").read_text())["iterations"]
+        raise ValueError(
+            f"{work_dir}: holds a finished training of other settings ({length} iterations, where "
+            f"{config.train_cfg.max_iters} are asked for); choose another --out, or remove it"
+        )
     work_dir.mkdir(parents=True, exist_ok=True)
     write_text(work_dir / "plan.json", json.dumps({"iterations": config.train_cfg.max_iters}))
     started = time.monotonic()

@@ -9,6 +9,8 @@ import argparse
 import os
 from pathlib import Path
 
+TABLES, RUNS = "tables.md", "runs"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
@@ -64,6 +66,7 @@ def run(a: argparse.Namespace) -> int:
 
     study = find(a.study).only(a.methods, a.seeds, a.iterations)
     out = Path(a.out or f"studies/{study.name}")
+    refuse_others(out)
     root = a.data_root or (os.environ.get("PIPA_DATA") if study.data is None else None)
     results = run_study(
         study,
@@ -76,6 +79,19 @@ def run(a: argparse.Namespace) -> int:
     show(results, out)
     print(f"numbers: {results}; tables and plots: {out}")
     return 0
+
+
+def refuse_others(out: Path) -> None:
+    """Refuse a folder where tables and plots would replace files that no study has written.
+
+    Raises:
+        FileExistsError: names one.
+    """
+    from pipa.files.atomic import refuse_other
+    from pipa.study.plots import PLOTS
+
+    for name in (TABLES, *(f"{plot}.svg" for plot in PLOTS)):
+        refuse_other(out / name, lambda _: (out / RUNS).is_dir(), "table or plot of a study")
 
 
 def show(results: Path, out: Path) -> None:
@@ -93,7 +109,8 @@ def show(results: Path, out: Path) -> None:
     if looks := inside(content):
         page += f"\n## Inside\n\n{looks}\n"
     Console(soft_wrap=True).print(page, markup=False, highlight=False)
-    write_text(out / "tables.md", page)
+    (out / RUNS).mkdir(parents=True, exist_ok=True)  # the sign of a study's folder, where nothing was left to train too
+    write_text(out / TABLES, page)
     for name, plot in PLOTS.items():
         plot(content, out / f"{name}.svg")
 

@@ -34,7 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar=("IMAGE", "LABEL"),
         help="--labels: ends of the names, e.g. _leftImg8bit.png _gtFine_labelTrainIds.png (default: any, and .png)",
     )
-    command.add_argument("--out", default="label_free", help="--unlabelled: folder for the page (default: label_free)")
+    command.add_argument("--out", help="--unlabelled: folder for the page (default: label_free)")
     command.add_argument("--device", help="--unlabelled: where to run (default: the accelerator if there is one)")
 
 
@@ -42,7 +42,7 @@ def run(a: argparse.Namespace) -> int:
     """Exit code 1 where --unlabelled met a file that cannot be read; the others count."""
     if a.unlabelled is not None:
         return run_unlabelled(a)
-    for name in ("labels", "suffixes", "device"):
+    for name in ("labels", "suffixes", "out", "device"):
         if getattr(a, name) is not None:
             raise ValueError(f"--{name} belongs to --unlabelled IMAGES")
     if len(a.paths) != 2:
@@ -68,6 +68,7 @@ def run_unlabelled(a: argparse.Namespace) -> int:
     if a.suffixes is not None and a.labels is None:
         raise ValueError("--suffixes are those of --labels FOLDER")
     *config, place = a.paths
+    a.out = a.out or "label_free"
     from pipa.commands.label_free import print_table, refuse_other_scores, write
     from pipa.inference.choosing import labels_beside
     from pipa.inference.run import find, progress

@@ -6,6 +6,7 @@ A checkpoint carries its own checksums: torch writes a zip archive with the CRC-
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import zipfile
@@ -60,10 +61,24 @@ def write(path: str | Path, fill: Callable[[IO[bytes]], Any], prove: Callable[[P
         if prove is not None:
             prove(part)
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        named = _with_name(error, path)
+        if named is not None:
+            raise named from error
         raise
     sync_folder(path.parent)
+
+
+def _with_name(error: BaseException, path: Path) -> OSError | None:
+    """What the system, NumPy and torch say of a full disk without the file's name, with it; None for any other error."""
+    if isinstance(error, OSError) and error.filename is None:
+        if error.errno is not None:
+            return OSError(error.errno, error.strerror, str(path))
+        return OSError(errno.ENOSPC, f"could not be written whole ({error}); is the disk full?", str(path))
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):
+        return OSError(errno.ENOSPC, "could not be written whole; is the disk full?", str(path))
+    return None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

@@ -83,6 +83,7 @@ class Writer:
         self._cv2, self.path, self.fps = opencv(), path, fps
         self._part = path.with_name(f".{path.stem}.part{path.suffix}")
         self._writer: Any = None
+        self._frames = 0
 
     def add(self, frame_hwc: npt.NDArray[np.uint8]) -> None:
         frame_hwc = np.pad(frame_hwc, ((0, frame_hwc.shape[0] % 2), (0, frame_hwc.shape[1] % 2), (0, 0)), mode="edge")
@@ -94,11 +95,21 @@ class Writer:
             if not self._writer.isOpened():
                 raise ValueError(f"{self.path}: OpenCV cannot write MP4 here")
         self._writer.write(np.ascontiguousarray(frame_hwc[:, :, ::-1]))
+        self._frames += 1
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            self._part.replace(self.path)
+        """Raises OSError where the file does not hold every frame: OpenCV says nothing of a full disk."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        written = self._cv2.VideoCapture(str(self._part))
+        found = max(int(written.get(self._cv2.CAP_PROP_FRAME_COUNT)), 0) if written.isOpened() else 0
+        written.release()
+        if found != self._frames:
+            self._part.unlink(missing_ok=True)
+            held = f"it holds {found} of {self._frames} frames; is the disk full?"
+            raise OSError(f"{self.path}: the video could not be written whole, {held}")
+        self._part.replace(self.path)
 
     def drop(self) -> None:
         """Leave nothing behind."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,35 @@ def test_refusals(start: Path, root: Path, tmp_path: Path, capsys: pytest.Captur
     ):
         (out / "soft_labels.json").write_text(json.dumps({**index, "classes": classes}))
         refused(ValueError, message)
+
+
+def test_no_file_of_others_is_replaced(
+    start: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / f"{images(root)[1].stem}.npy"
+    np.save(own, np.arange(5))
+    assert cli.main(["soft-labels", str(start), str(root / "target"), "--out", str(tmp_path)]) == 1
+    assert f"{own}: is there and no soft label that an index names" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [own.name]
+    assert np.load(own).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_soft_labels_are_of_the_pictures_that_train(start: Path, root: Path, tmp_path: Path) -> None:
+    """Names alone do not say so: a picture may have been replaced, or another folder have one of that name."""
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    out = written(start, data, tmp_path / "soft", 4)
+    terms = {"label_network": "initial", "initial_labels": str(out)}
+    tiny.train(training(data, tmp_path / "right", **terms))
+    first, second = images(data)[:2]
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    said = rf"{first.stem}.npy: expected the soft label of .*{first.name}, got one of another picture of that name"
+    with pytest.raises(ValueError, match=said):
+        tiny.train(training(data, tmp_path / "replaced", **terms))
+    first.write_bytes(content)
+    beside = first.parent / "more" / first.name
+    beside.parent.mkdir()
+    beside.write_bytes(second.read_bytes())
+    with pytest.raises(ValueError, match=r"expected the soft label of .*more.*, got one of another picture"):
+        tiny.train(training(data, tmp_path / "beside", **terms))

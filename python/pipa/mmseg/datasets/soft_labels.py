@@ -6,8 +6,10 @@ resolution. Written by ``pipa soft-labels`` (:mod:`pipa.mmseg.run.soft_labels`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from torch import Tensor
 from pipa.files.images import DataError
 
 INDEX = "soft_labels.json"
+# Key of the pictures' digests in it, by stem.
+PICTURES = "pictures"
 # Fields of a sample: where each pixel was in the stored image, that image's size, the file.
 PLACES, SIZE, FILE = "soft_label_places", "soft_label_size", "soft_label_file"
 
@@ -114,7 +118,7 @@ def add_soft_labels(loader: dict[str, Any], folder: str) -> None:
 
 
 def check_soft_labels(dataset: Any, folder: str, count: int) -> None:
-    """Refuse a folder that is not complete, or of other classes.
+    """Refuse a folder that is not complete, of other classes, or of other pictures of the same names.
 
     Args:
         dataset: the target. count: classes of the network.
@@ -126,7 +130,8 @@ def check_soft_labels(dataset: Any, folder: str, count: int) -> None:
     if not index.is_file():
         raise FileNotFoundError(f"{index}: not there; write the soft labels with `pipa soft-labels`")
     try:
-        stored = list(json.loads(index.read_text(encoding="utf-8"))["classes"])
+        content = json.loads(index.read_text(encoding="utf-8"))
+        stored, pictures = list(content["classes"]), dict(content[PICTURES])
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{index}: expected the index of `pipa soft-labels`, got no such JSON ({error})") from None
     if len(stored) != count:
@@ -137,12 +142,26 @@ def check_soft_labels(dataset: Any, folder: str, count: int) -> None:
         raise ValueError(
             f"{index}: class {wrong}: expected {names[wrong]!r}, as the data set has, got {stored[wrong]!r}"
         )
-    files = [file_of(Path(folder), dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))]
+    images = [Path(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))]
+    files = [file_of(Path(folder), image) for image in images]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{missing[0]}: not there, nor {len(missing) - 1} more; write them with `pipa soft-labels`"
         )
+    with ThreadPoolExecutor() as pool:  # a digest reads the file, without Python's lock
+        for image, file, digest in zip(images, files, pool.map(digest_of_file, images), strict=True):
+            if pictures.get(image.stem) != digest:
+                raise ValueError(
+                    f"{file}: expected the soft label of {image}, got one of another picture of that name; soft labels "
+                    "are stored by name, so give each picture one of its own, and write them with `pipa soft-labels`"
+                )
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def log_probabilities(samples: Sequence[Any], device: torch.device) -> Tensor | None:

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from pipa.files.atomic import write, write_text
+from pipa.files.atomic import refuse_other, write, write_text
 from pipa.inference.decision import two_classes
 from pipa.mmseg.checkpoints.weights import Weights
-from pipa.mmseg.datasets.soft_labels import INDEX, file_of
+from pipa.mmseg.datasets.soft_labels import INDEX, PICTURES, digest_of_file, file_of
 from pipa.mmseg.run.open import open_segmenter
 
-PICTURES = "pictures"
 # The index is written anew after so many labels: what a kill leaves unnoted is made again.
 NOTED = 50
 
@@ -57,6 +56,7 @@ def write_soft_labels(
         ValueError: two images of one stem, no image, or a folder with labels of other classes, another stride, another
             network or one that its index does not name, or of another picture of the same name.
         FileNotFoundError: an image that is not there; nothing is written then.
+        FileExistsError: a file that a soft label would replace, in a folder without an index.
     """
     if stride < 1:
         raise ValueError(f"--stride: expected at least 1, got {stride}")
@@ -79,6 +79,7 @@ def write_soft_labels(
     out.mkdir(parents=True, exist_ok=True)
     file = out / INDEX
     known = check_index(file, index, pictures)
+    write_index(file, index, known)  # before the first one: what lies beside an index is of `pipa soft-labels`
     done = 0
     for image in images:
         target = file_of(out, image)
@@ -105,10 +106,13 @@ def check_index(file: Path, index: Mapping[str, Any], pictures: Mapping[str, str
     """Digests of the pictures whose soft labels a folder holds, by stem.
 
     Raises:
+        FileExistsError: there is no index, but a file that a soft label would replace.
         ValueError: they are of another network or stride, of a network that the index does not name, or of another
             picture of the same name.
     """
     if not file.is_file():
+        for stem in pictures:
+            refuse_other(file.parent / f"{stem}.npy", lambda _: False, "soft label that an index names")
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -134,11 +138,6 @@ def check_index(file: Path, index: Mapping[str, Any], pictures: Mapping[str, str
 
 def write_index(file: Path, index: Mapping[str, Any], known: Mapping[str, str]) -> None:
     write_text(file, json.dumps({**index, PICTURES: known}, indent=1) + "\n")
-
-
-def digest_of_file(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def digest_of_weights(network: Any) -> str:
