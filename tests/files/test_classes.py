@@ -36,6 +36,12 @@ A, B = dict(name="road", color=[1, 2, 3], ids=[7]), dict(name="car", color=[4, 5
         (dict(classes=[{**A, "ids": [7.5]}, B]), "'ids' of 'road' must be a list"),
         (dict(names=["a"], id_map={7: 0.5}), "expected integers"),
         (dict(names=["a"], id_map=[7]), "id_map must map"),
+        (dict(names=["a"], id_map={}), r"id_map \{\}: expected a raw id for one class at least, found none"),
+        (dict(names=["a"], id_map={7: 255}), "expected a raw id for one class at least"),
+        (
+            dict(classes=[{**A, "ids": []}, {**B, "ids": []}]),
+            "the 'ids' of the classes: expected a raw id for one class",
+        ),
         (dict(names=["a", False]), "the name of class 1 is False"),
         (dict(names=["a"], ignore_index=1.5), "ignore_index must be an integer"),
         (dict(classes=[dict(name="road", colour=[1, 2, 3])]), "unknown key 'colour'; did you mean 'color'"),
@@ -79,3 +85,4 @@ def test_a_good_table(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("name: my streets\nclasses: [{name: road, ids: [7, 8]}, {name: car, ids: [26]}]\n")
     table = load_classes(tmp_path / "c.yaml")
     assert (table.names, table.id_map) == (("road", "car"), {7: 0, 8: 0, 26: 1})
+    assert load_classes(dict(names=["road"], id_map=None)).id_map is None

@@ -152,6 +152,27 @@ def test_cityscapes_from_label_ids(tmp_path: Path) -> None:
     assert (tmp_path / "train.txt").read_text() == "ulm/ulm_000000_000019\n"
 
 
+def test_cityscapes_labels_without_polygons_are_made_from_their_ids(tmp_path: Path) -> None:
+    both, ids = tmp_path / "gtFine/val/lindau", tmp_path / "gtFine/train/ulm"
+    for folder in (both, ids):
+        folder.mkdir(parents=True)
+        Image.fromarray(np.full((4, 6), 26, np.uint8)).save(folder / f"{folder.name}_0_0_gtFine_labelIds.png")  # car
+    road = dict(label="road", polygon=[[0, 0], [5, 0], [5, 3], [0, 3]])
+    polygons = both / "lindau_0_0_gtFine_polygons.json"
+    polygons.write_text(json.dumps(dict(imgHeight=4, imgWidth=6, objects=[road])))
+    report = convert_labels("cityscapes", tmp_path, workers=1, progress=False)
+    assert (read_label(both / "lindau_0_0_gtFine_labelTrainIds.png") == 0).all()
+    assert (read_label(ids / "ulm_0_0_gtFine_labelTrainIds.png") == 13).all()
+    assert (tmp_path / "train.txt").read_text() == "ulm/ulm_0_0\n"
+    (entry,) = json.loads((tmp_path / STATS[0]).read_text())
+    assert entry["13"] == 24
+    assert report.notes == (
+        f"{ids / 'ulm_0_0_gtFine_labelIds.png'}: taken, there is no polygon file; so for 1 of 2 labels",
+    )
+    only = convert_labels("cityscapes", tmp_path, tmp_path / "out", 1, progress=False, source="polygons")
+    assert (only.converted, only.notes) == (1, ())
+
+
 def test_errors_name_every_bad_file(tmp_path: Path) -> None:
     root = gta(tmp_path / "gta")
     (root / "labels/00001.png").write_bytes(b"")

@@ -58,11 +58,15 @@ def test_other_kinds_are_refused_or_become_colour_as_mmcv_makes_them(tmp_path: P
     assert np.array_equal(read_image(path, convert=True), mmcv.imfrombytes(path.read_bytes(), flag="color"))
 
 
-def twelve_bits(path: Path) -> None:
-    """A TIFF of 4 x 4 grey values of 12 bits each, which Pillow reads but does not write."""
-    tags = {256: 4, 257: 4, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: 24}
+def packed_tiff(path: Path, ids: np.ndarray, bits: int, photometric: int = 1) -> Path:
+    """A TIFF of grey values of so many bits each, which Pillow reads but does not write."""
+    values = "".join(f"{i:0{bits}b}" for i in ids.reshape(-1))
+    pixels = bytes(int(values[i : i + 8], 2) for i in range(0, len(values), 8))
+    height, width = ids.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(pixels)}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    path.write_bytes(b"II*\0" + struct.pack("<I", 32) + b"\xff" * 24 + struct.pack("<H", 9) + entries + bytes(4))
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", 9) + entries + bytes(4))
+    return path
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ def twelve_bits(path: Path) -> None:
 def test_values_that_do_not_fit_eight_or_sixteen_bits_are_refused(tmp_path: Path, name: str, found: str) -> None:
     path = tmp_path / name
     if name == "12.tif":
-        twelve_bits(path)
+        packed_tiff(path, np.full((4, 4), 4095), 12)
     elif name == "lab.tif":
         Image.new("LAB", (4, 4)).save(path)
     else:
@@ -102,8 +106,40 @@ def test_labels_in_formats_that_alter_values_are_refused(tmp_path: Path) -> None
         for read in (read_color_label, read_label):
             with pytest.raises(DataError, match=f"{name}: expected a lossless label"):
                 read(tmp_path / name)
+    for mode in ("L", "RGB"):
+        picture(mode).save(tmp_path / "a.tif", compression="jpeg")
+        for read in (read_color_label, read_label):
+            with pytest.raises(
+                DataError, match=r"a\.tif: expected a lossless label .*, found a TIFF compressed as JPEG"
+            ):
+                read(tmp_path / "a.tif")
     picture().save(tmp_path / "b.webp", lossless=True)
     assert read_color_label(tmp_path / "b.webp").shape == (32, 48)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_ids_of_a_tiff_are_read_as_they_are_stored(tmp_path: Path, bits: int) -> None:
+    """Pillow stretches 2 and 4 bits to 0..255, and inverts what is WhiteIsZero."""
+    ids = np.random.default_rng(0).integers(0, 2 ** min(bits, 8), (6, 16))
+    path = packed_tiff(tmp_path / "a.tif", ids if bits < 16 else ids % 256 * 257, bits)  # the same in each byte order
+    assert (read_label(path) == (ids if bits < 16 else ids * 257)).all()
+    with pytest.raises(DataError, match=r"a\.tif: expected a label .*WhiteIsZero"):
+        read_label(packed_tiff(tmp_path / "a.tif", ids, bits, photometric=0))
+
+
+@pytest.mark.parametrize("head", [b"P5 16 6 %d ", b"P2 16 6 %d "])
+def test_ids_of_a_pgm_are_read_as_they_are_stored(tmp_path: Path, head: bytes) -> None:
+    ids = np.random.default_rng(0).integers(0, 4, (6, 16), dtype=np.uint8)
+    path = tmp_path / "a.pgm"
+    pixels = ids.tobytes() if head.startswith(b"P5") else " ".join(map(str, ids.reshape(-1))).encode()
+    path.write_bytes(head % 255 + pixels)
+    assert (read_label(path) == ids).all()
+    path.write_bytes(head % 3 + pixels)
+    with pytest.raises(DataError, match=r"a\.pgm: expected .* maxval 255 or 65535, found maxval 3"):
+        read_label(path)
+    Image.fromarray(ids > 1).save(tmp_path / "a.pbm")
+    with pytest.raises(DataError, match=r"a\.pbm: expected .* found a PBM"):
+        read_label(tmp_path / "a.pbm")
 
 
 def test_traces_of_other_systems_are_no_images(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,24 @@ def test_recorded_metrics(case):
     for name in ("aAcc", "IoU", "Acc", "Dice", "Fscore", "Precision", "Recall"):
         torch.testing.assert_close(ours[name], data[name], rtol=1e-6, atol=0)
     torch.testing.assert_close(ours["mIoU"], data["IoU"].mean(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_any_memory_are_counted():
+    """A flipped view, another byte order, one that must not be written to."""
+    label = np.random.default_rng(0).integers(0, 3, (7, 9))
+    other = np.random.default_rng(1).integers(0, 3, (7, 9))
+    frozen = label.astype(np.uint8)
+    frozen.flags.writeable = False
+    pairs = [(label[::-1, ::-2], other[::-1, ::-2]), (label.astype(">u2"), other.astype(">i4")), (frozen, other)]
+    for ours, theirs in pairs:
+        counts = np.bincount(ours.reshape(-1).astype(int), minlength=3)
+        assert F.class_counts(ours, 3).tolist() == counts.tolist()
+        matrix = np.zeros((3, 3), int)
+        np.add.at(matrix, (theirs.astype(int), ours.astype(int)), 1)
+        assert F.confusion_matrix(ours, theirs, 3).tolist() == matrix.tolist()
+    with pytest.raises(TypeError, match="prediction: expected a tensor or array of integers"):
+        F.confusion_matrix(np.array(["a"]), np.array([0]), 3)
 
 
 def test_a_class_that_is_nowhere_is_nan():

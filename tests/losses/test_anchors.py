@@ -82,8 +82,8 @@ def test_memory_keeps_the_newest_of_each_class() -> None:
     loss = PixelContrastLoss(seed=0, memory_bank=3, num_classes=2)
     for step in range(4):
         embedding = torch.full((1, 2, 1, 4), float(step + 1))
-        # Class 5 is outside num_classes, 255 is ignored: neither is kept.
-        label = torch.tensor([[[0, 0, 5, 255]]]) if step < 3 else torch.tensor([[[1, 1, 1, 1]]])
+        # 255 is ignored, and not kept.
+        label = torch.tensor([[[0, 0, 255, 255]]]) if step < 3 else torch.tensor([[[1, 1, 1, 1]]])
         loss(embedding, label)
     feat, ids, _ = loss.get_extra_state()["bank"]
     kept = sorted((int(c), float(f[0])) for c, f in zip(ids, feat, strict=False) if c >= 0)

@@ -71,7 +71,7 @@ def write(path: str | Path, fill: Callable[[IO[bytes]], Any], prove: Callable[[P
 
 
 def _with_name(error: BaseException, path: Path) -> OSError | None:
-    """What the system, NumPy and torch say of a full disk without the file's name, with it; None for any other error."""
+    """What system, NumPy and torch say of a full disk without the file's name, with it; None for any other error."""
     if isinstance(error, OSError) and error.filename is None:
         if error.errno is not None:
             return OSError(error.errno, error.strerror, str(path))

@@ -172,7 +172,13 @@ def _id_map(
             a, b = (repr(names[i]) if 0 <= i < len(names) else f"ignore ({i})" for i in (found[old], new))
             raise DataError(f"{where}: the raw id {old} stands twice, for {a} and for {b}")
         found[old] = new
-    return found or None
+    if (own or source.get("id_map") is not None) and not any(0 <= new < len(names) for new in found.values()):
+        what = "the 'ids' of the classes" if own else f"id_map {source['id_map']}"
+        raise DataError(
+            f"{where}: {what}: expected a raw id for one class at least, found none, so every pixel would be ignored; "
+            "leave it out where the labels hold train ids"
+        )
+    return found if own or source.get("id_map") is not None else None
 
 
 def _mapped(where: str, id_map: Any, entries: Sequence[Mapping], own: bool) -> Iterator[tuple[int, int]]:

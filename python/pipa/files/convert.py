@@ -72,7 +72,8 @@ def convert_labels(
         root: folder of the data set. Its name is part of the names in the statistics, as given.
         out: another folder for everything that is written, in the same layout.
         workers: threads; None takes one per core.
-        source: Cityscapes only: "polygons", "labelIds", or "auto" (polygons where there are any).
+        source: Cityscapes only: "polygons", "labelIds", or "auto" (for each label its polygons where there are some,
+            else its labelIds).
 
     Raises:
         DataError: the folder does not hold the data set, or labels are not usable (every bad file is found first; the
@@ -107,7 +108,7 @@ def convert_labels(
     notes = _without_class([(job, counts) for job, (counts, _) in zip(jobs, results, strict=True)])
     if dataset == "cityscapes":
         splits, kept_splits = _write_splits(base, jobs)
-        written, notes = written + splits, notes + kept_splits
+        written, notes = written + splits, notes + _without_polygons(jobs) + kept_splits
     return Report(len(jobs) - kept, kept, tuple(written), tuple(notes))
 
 
@@ -142,6 +143,14 @@ def _without_class(done: Sequence[tuple[Job, Counts]]) -> list[str]:
     ]
 
 
+def _without_polygons(jobs: Sequence[Job]) -> list[str]:
+    """A sentence about labels that were made in another way than the rest of the data set."""
+    others = [job.source for job in jobs if job.source.suffix == ".png"]
+    if len(others) in (0, len(jobs)):
+        return []
+    return [f"{others[0]}: taken, there is no polygon file; so for {len(others)} of {len(jobs)} labels"]
+
+
 # The data sets --------------------------------------------------------------------------------------------------------
 def _mapped(root: Path, base: Path, folder: str, table: Mapping[int, int], red: bool) -> list[Job]:
     """Label files with one raw id per pixel (GTA5 and SYNTHIA)."""
@@ -171,18 +180,20 @@ def _cityscapes(root: Path, base: Path, source: Source) -> list[Job]:
     if not fine.is_dir():
         raise DataError(f"{fine}: expected the folder gtFine of Cityscapes, found no such folder")
     endings = {"polygons": "_gtFine_polygons.json", "labelIds": "_gtFine_labelIds.png"}
-    chosen: str = source
-    if source == "auto":
-        chosen = "polygons" if any(find_files(fine, endings["polygons"])) else "labelIds"
-    sources = [fine / name for name in find_files(fine, endings[chosen]) if name.count("/") == 2]
+    chosen = ("labelIds", "polygons") if source == "auto" else (source,)  # of two for one label the last is taken
+    sources: dict[str, tuple[Path, str]] = {}
+    for kind in chosen:
+        for name in find_files(fine, endings[kind]):
+            if name.count("/") == 2:
+                sources[name.removesuffix(endings[kind])] = (fine / name, kind)
     if not sources:
-        raise DataError(f"{fine}: expected SPLIT/CITY/*{endings[chosen]} files, found none")
+        wanted = " or ".join(f"*{endings[kind]}" for kind in chosen)
+        raise DataError(f"{fine}: expected SPLIT/CITY/{wanted} files, found none")
     jobs = []
-    for path in sources:
-        name = path.name.removesuffix(endings[chosen]) + "_gtFine_labelTrainIds.png"
-        target = base / path.parent.relative_to(root) / name
+    for stem, (path, kind) in sorted(sources.items(), key=lambda item: f"{item[0]}_gtFine"):  # as the files sort
+        target = base / "gtFine" / f"{stem}_gtFine_labelTrainIds.png"
         counted = path.parent.parent.name == "train"
-        if chosen == "labelIds":
+        if kind == "labelIds":
             jobs.append(_job(path, target, CITYSCAPES_IDS, red=False, counted=counted))
         else:
             jobs.append(_polygon_job(path, target, counted))

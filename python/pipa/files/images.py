@@ -29,11 +29,14 @@ _TURNS = {
 }
 # Formats whose compression changes values; WebP knows both kinds.
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")
+# The same inside a TIFF, by Pillow's names.
+_LOSSY_IN_TIFF = {"jpeg": "JPEG", "tiff_jpeg": "old-style JPEG", "tiff_sgilog": "LogLuv", "tiff_sgilog24": "LogLuv"}
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 _INTEGERS = (*_SIXTEEN, "I")
 # Formats whose grey values have 16 bits where Pillow calls them "I"; other formats then store 32 bits, or signed ones.
 _SIXTEEN_AS_I = ("PNG", "PPM")
-_BITS_PER_SAMPLE = 258
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+_WHITE_IS_ZERO = 0
 
 
 class DataError(ValueError):
@@ -109,6 +112,10 @@ def _tiff_bits(image: Any) -> int:
     return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))
 
 
+def _photometric(image: Any) -> int | None:
+    return image.tag_v2.get(_PHOTOMETRIC)
+
+
 def read_image(path: str | Path, convert: bool = False) -> np.ndarray:
     """Image as uint8 [H, W, 3], BGR, upright (see :func:`upright`).
 
@@ -180,9 +187,23 @@ def lossy(path: str | Path, image: Image.Image) -> str | None:
     """The name of a format that alters values when it stores them, or None."""
     if image.format in _LOSSY:
         return image.format
-    if image.format == "WEBP" and b"VP8L" not in Path(path).read_bytes():
+    inner = image.info.get("compression") if image.format == "TIFF" else None
+    if inner in _LOSSY_IN_TIFF:
+        return f"a TIFF compressed as {_LOSSY_IN_TIFF[inner]}"
+    if (image.format == "WEBP" or inner == "webp") and b"VP8L" not in Path(path).read_bytes():
         return "lossy WebP"
     return None
+
+
+def count_stored(path: str | Path) -> dict[int, int]:
+    """Pixels of each stored id of a label file (see :func:`read_label`). DataError names the file."""
+    if _head(path)[:8] != _PNG_MAGIC:
+        ids, pixels = np.unique(read_label(path), return_counts=True)
+        return dict(zip(ids.tolist(), pixels.tolist(), strict=True))
+    try:
+        return dict(_core.label_summary(str(path))[2])
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from None
 
 
 def read_label(path: str | Path) -> np.ndarray:
@@ -195,7 +216,7 @@ def read_label(path: str | Path) -> np.ndarray:
             raise DataError(str(error)) from None
     image = _open_label(path)
     if image.mode in ("L", "P"):
-        return np.array(image)
+        return np.array(image) // _scale(image)
     if image.mode == "1":
         return np.array(image).astype(np.uint8)
     if image.mode in _INTEGERS:
@@ -216,7 +237,29 @@ def _open_label(path: str | Path) -> Image.Image:
         raise DataError(
             f"{path}: expected a lossless label file (PNG), found {name}, whose compression alters ids and colours"
         )
+    if image.format == "TIFF" and _photometric(image) == _WHITE_IS_ZERO:
+        raise DataError(
+            f"{path}: expected a label whose ids grow with the brightness, found a TIFF of the kind WhiteIsZero, which "
+            "some programs read inverted and some do not; store it as PNG"
+        )
+    if image.format == "PPM":
+        _check_ppm(path)
     return image
+
+
+def _scale(image: Any) -> int:
+    """By how much Pillow multiplies grey values of 2 or 4 bits, so that white is 255; 1 for all others."""
+    bits = _tiff_bits(image) if image.format == "TIFF" and image.mode == "L" else 8
+    return 255 // (2**bits - 1)
+
+
+def _check_ppm(path: str | Path) -> None:
+    """Pillow stretches the values of PGM and PPM files to 8 or 16 bits, and turns those of PBM round."""
+    with Image.open(path) as unread:  # it says what is in the file only before it is decoded
+        form = unread.tile[0].args
+    if form == "1;I" or (isinstance(form, tuple) and form[-1] not in (255, 65535)):
+        found = "a PBM of one bit" if form == "1;I" else f"maxval {form[-1]}"
+        raise DataError(f"{path}: expected a PGM or PPM label with maxval 255 or 65535, found {found}; store it as PNG")
 
 
 def read_color_label(path: str | Path) -> np.ndarray:

@@ -69,10 +69,16 @@ class LabelReading:
         }
 
 
+def train_id(target: int, ignore: int) -> int:
+    """What a target of a table means: -1 and 255 are `ignore`, as in the official tables; but where `ignore` lies above
+    255, that is a class."""
+    return ignore if target == -1 or (target == IGNORED and ignore < IGNORED) else target
+
+
 def apply_map(label: np.ndarray, mapping: Mapping[int, int], ignore: int, unlisted: int | None) -> np.ndarray:
     """Send ids through a table; ids that `mapping` does not list become `unlisted`, or stay where that is None.
-    -1 and 255 as targets mean `ignore`, as in the official tables (255 is a class where `ignore` lies above it)."""
-    values = [ignore if new == -1 or (new == 255 and ignore < 255) else new for new in mapping.values()]
+    Targets are taken as :func:`train_id` takes them."""
+    values = [train_id(new, ignore) for new in mapping.values()]
     largest = max([ignore, int(label.max(initial=0)), *mapping, *values])
     table = np.arange(largest + 1) if unlisted is None else np.full(largest + 1, unlisted)
     table[list(mapping)] = values
@@ -140,7 +146,7 @@ def lost(path: str | Path, reading: LabelReading, stored: Mapping[int, int] | No
         return share, tell_unlisted(path, share, colors) if colors else ""
     if reading.table is not None:
         if stored is None:
-            stored = dict(enumerate(np.bincount(images.read_label(path).reshape(-1)).tolist()))
+            stored = images.count_stored(path)
         share, ids = unlisted_ids(stored, reading.table, reading.ignore_index)
         return share, tell_unlisted_ids(path, share, ids) if ids else ""
     return 0.0, ""

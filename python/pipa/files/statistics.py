@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from pipa import _core
 from pipa.files.atomic import write_text
-from pipa.files.images import DataError
-from pipa.files.labels import LabelReading, check_ids, lost
+from pipa.files.images import DataError, count_stored
+from pipa.files.labels import LabelReading, check_ids, lost, train_id
 from pipa.files.listing import find_files
 from pipa.files.parallel import run
 
@@ -40,7 +40,8 @@ def folder_stats(
     reading: LabelReading | None = None,
     tell: Callable[[str], Any] | None = None,
 ) -> dict[str, Counts]:
-    """Pixels of each class in each label file below `folder`; writes the statistics to `out` if it is given.
+    """Pixels of each class in each label file below `folder`, as a data set reads it (PNG, TIFF, BMP, ...); writes the
+    statistics to `out` if it is given.
 
     Args:
         id_map: raw id -> train id, unlisted ids ignored; None takes the ids as they are stored.
@@ -58,7 +59,7 @@ def folder_stats(
     worst: list[tuple[float, str]] = []
 
     def work(path: Path) -> Counts:
-        stored = None if reading.colors is not None else dict(_core.label_summary(str(path))[2])
+        stored = None if reading.colors is not None else count_stored(path)
         if tell is not None:
             share, text = lost(path, reading, stored)
             if text:
@@ -85,15 +86,15 @@ def count_label(path: Path, reading: LabelReading, stored: Mapping[int, int] | N
         counts = np.bincount(reading.read(path).reshape(-1))
         return {int(c): int(counts[c]) for c in np.flatnonzero(counts) if c != reading.ignore_index}
     if stored is None:
-        stored = dict(_core.label_summary(str(path))[2])
+        stored = count_stored(path)
     found: Counts = {}
+    ignore = reading.ignore_index
     for raw, pixels in stored.items():
-        new = raw if reading.table is None else reading.table.get(raw, reading.ignore_index)
-        # As in labels.apply_map: -1 and 255 mean "ignore" in the official tables.
-        if new != reading.ignore_index and not (reading.table is not None and new in (-1, 255)):
+        new = raw if reading.table is None else train_id(reading.table.get(raw, ignore), ignore)
+        if new != ignore:
             found[new] = found.get(new, 0) + pixels
     if reading.num_classes is not None:
-        check_ids(np.array(sorted(found), dtype=np.int64), reading.num_classes, reading.ignore_index, path)
+        check_ids(np.array(sorted(found), dtype=np.int64), reading.num_classes, ignore, path)
     return dict(sorted(found.items()))
 
 
@@ -133,6 +134,8 @@ def write_statistics(folder: Path, stats: Mapping[str, Counts], reading: LabelRe
 def read_statistics(folder: Path, reading: LabelReading, labels: Sequence[str], renew: str) -> list[dict[str, Any]]:
     """The entries of `sample_class_stats.json` that belong to `labels`, each with the `index` of its label.
 
+    A label that stands in `labels` more than once has an entry for each of its places.
+
     Args:
         reading: how the data set reads its labels.
         renew: what renews the statistics, for messages.
@@ -151,26 +154,31 @@ def read_statistics(folder: Path, reading: LabelReading, labels: Sequence[str], 
         raise DataError(f"{path}: cannot read the class statistics ({error.strerror}); {renew}") from None
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: expected a list of mappings with a 'file' each ({error!r}); {renew}") from None
-    indices = match_files(files, labels)
-    if len({i for i in indices if i is not None}) != len(labels):
-        count = sum(i is not None for i in indices)
+    twice = next((file for file, count in Counter(files).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: counts {twice} more than once; {renew}")
+    places: dict[str, list[int]] = {}
+    for i, label in enumerate(labels):
+        places.setdefault(label, []).append(i)
+    once = list(places)
+    indices = match_files(files, once)
+    if len(found := {i for i in indices if i is not None}) != len(once):
         raise DataError(
-            f"{path}: holds statistics of {count} of the {len(labels)} labels of this data set, e.g. not of "
-            f"{next(label for i, label in enumerate(labels) if i not in indices)}; {renew}"
+            f"{path}: holds statistics of {len(found)} of the {len(once)} labels of this data set, e.g. not of "
+            f"{next(label for i, label in enumerate(once) if i not in found)}; {renew}"
         )
     source = _source(folder / SOURCE_FILE, text)
     _same_reading(path, source, reading, renew)
-    pairs = [(file, labels[i]) for file, i in zip(files, indices, strict=True) if i is not None]
-    _same_files(path, source, pairs, renew)
-    found = [{**entry, "index": i} for entry, i in zip(entries, indices, strict=True) if i is not None]
-    for entry in found:
+    ours = [(entry, once[i]) for entry, i in zip(entries, indices, strict=True) if i is not None]
+    _same_files(path, source, [(entry["file"], label) for entry, label in ours], renew)
+    for entry, _ in ours:
         wrong = [key for key in entry if key not in ("file", "index") and not _valid(key, reading)]
         if wrong:
             raise DataError(
                 f"{path}: counts class {wrong[0]} in {entry['file']}, but the data set has the classes "
                 f"0..{(reading.num_classes or 0) - 1}; were raw ids counted? {renew}"
             )
-    return found
+    return [{**entry, "index": i} for entry, label in ours for i in places[label]]
 
 
 def _valid(key: str, reading: LabelReading) -> bool:

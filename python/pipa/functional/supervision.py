@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -175,10 +176,25 @@ def confusion_matrix(
     tensor([[1, 1],
             [0, 0]])
     """
-    pair = torch.as_tensor(prediction), torch.as_tensor(label)
     return _core.confusion_matrix(
-        pair[0], pair[1], whole(num_classes, "num_classes"), whole(ignore_index, "ignore_index")
+        _tensor(prediction, "prediction"),
+        _tensor(label, "label"),
+        whole(num_classes, "num_classes"),
+        whole(ignore_index, "ignore_index"),
     )
+
+
+def _tensor(values: Any, name: str) -> Tensor:
+    """A tensor of any array: torch takes none of a foreign byte order or with negative strides (a flipped view), and
+    warns of one that must not be written to."""
+    if isinstance(values, np.ndarray):
+        native = values.dtype.newbyteorder("=")
+        plain = values.dtype == native and values.flags.writeable and min(values.strides, default=0) >= 0
+        values = values if plain else values.astype(native, order="C")
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected a tensor or array of integers ({error})") from None
 
 
 def class_counts(label: Tensor | npt.NDArray[np.integer], num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -196,7 +212,7 @@ def class_counts(label: Tensor | npt.NDArray[np.integer], num_classes: int, igno
     tensor([1, 0, 2])
     """
     return _core.class_counts(
-        torch.as_tensor(label), whole(num_classes, "num_classes"), whole(ignore_index, "ignore_index")
+        _tensor(label, "label"), whole(num_classes, "num_classes"), whole(ignore_index, "ignore_index")
     )
 
 
@@ -215,7 +231,7 @@ def iou_from_confusion(matrix_cc: Tensor | npt.NDArray[np.integer]) -> dict[str,
     >>> found["IoU"].round(decimals=3), float(found["aAcc"])
     (tensor([0.5000, 0.6670], dtype=torch.float64), 0.75)
     """
-    matrix = torch.as_tensor(matrix_cc).double()
+    matrix = _tensor(matrix_cc, "matrix_cc").double()
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
         raise _core.ShapeError(f"matrix_cc: expected [C,C], got shape {list(matrix.shape)}")
     hit, labelled, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)

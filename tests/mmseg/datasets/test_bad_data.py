@@ -120,6 +120,10 @@ ROWS = {
         lambda r: Image.fromarray(grey()).save(r / LABEL, "JPEG"),
         r"labels/000\.png: expected a lossless label",
     ),
+    "label in a TIFF compressed as JPEG": (
+        lambda r: Image.fromarray(grey()).save(r / LABEL, "TIFF", compression="jpeg"),
+        r"labels/000\.png: expected a lossless label .*TIFF compressed as JPEG",
+    ),
     "image and label differ in size": (
         lambda r: layouts.label(r / LABEL, size=(30, 50)),
         r"labels/000\.png: expected .* 40x60 .*images/000\.png\), found 30x50",
@@ -214,6 +218,25 @@ def test_missing_files_and_permissions(root: Path, monkeypatch: pytest.MonkeyPat
         read_image(root / IMAGE)
 
 
+@pytest.mark.parametrize("again", ["001", "./001"])
+def test_a_line_twice_in_a_list(root: Path, again: str) -> None:
+    (root / "lists/all.txt").write_text(f"# all\n001\n000\n\n{again}\n")
+    with pytest.raises(DataError, match=rf"all\.txt: line 5 \('{again}'\) names the image of line 2 again"):
+        first(root, list_file="lists/all.txt")
+
+
+def test_a_colon_in_a_name(root: Path) -> None:
+    """No drive letter: a list takes the file that a search of the folder finds."""
+    stem = "2020-01-01T10:00:00"
+    for folder in ("images", "labels"):
+        (root / folder / "000.png").rename(root / folder / f"{stem}.png")
+    (root / "lists/all.txt").write_text(f"{stem}\n")
+    found = first(root, list_file="lists/all.txt")["data_samples"]
+    names = [first(root, i)["data_samples"].img_path for i in range(4)]
+    assert found.img_path in names
+    assert found.img_path.endswith(f"{stem}.png")
+
+
 def test_a_list_with_a_byte_order_mark(root: Path) -> None:
     """Some editors on Windows write one; it is no part of the first name."""
     text = (root / "lists/all.txt").read_text(encoding="utf-8")
@@ -274,6 +297,48 @@ def test_misspelt_settings(root: Path) -> None:
         first(root, on_bad_file="ignore")
     with pytest.raises(ValueError, match=r"cat_max_ratio must lie in \(0, 1\]"):
         first(root, pipeline=pipeline(cat_max_ratio=2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        (dict(temperature=float("nan")), "RareClassSampling: temperature: expected a finite number, got nan"),
+        (dict(temperature="hot"), "RareClassSampling: temperature: expected a finite number, got 'hot'"),
+        (dict(temperature=-1), "temperature must be positive, got -1"),
+        (dict(min_crop_ratio=float("nan")), "min_crop_ratio: expected a finite number, got nan"),
+        (dict(min_pixels="many"), "min_pixels: expected a finite number, got 'many'"),
+        (dict(tries=1.5), "tries: expected a whole number, got 1.5"),
+        (dict(tries=0), "expected tries >= 1"),
+    ],
+)
+def test_numbers_of_rare_class_sampling(root: Path, settings: dict, pattern: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=pattern):
+        DATASETS.build(dict(type="RareClassSampling", dataset=config(root), **{"min_pixels": 5, **settings}))
+
+
+@pytest.mark.parametrize(
+    ("transform", "pattern"),
+    [
+        (dict(type="SyncCrop", crop_size=CROP, cat_max_ratio=float("nan")), "SyncCrop: cat_max_ratio: expected a fin"),
+        (dict(type="SyncCrop", crop_size=CROP, cat_max_ratio="half"), "SyncCrop: cat_max_ratio: expected .*'half'"),
+        (dict(type="SyncCrop", crop_size=(20.5, 24)), r"SyncCrop: crop_size: expected a whole number, got 20\.5"),
+        (dict(type="SyncCrop", crop_size=float("nan")), "SyncCrop: crop_size: expected a whole number, got nan"),
+        (dict(type="SyncCrop", crop_size=(20, 24, 3)), "SyncCrop: crop_size must be positive"),
+        (dict(type="SyncCrop", crop_size=CROP, ignore_index=1.5), "SyncCrop: ignore_index: expected a whole number"),
+        (dict(type="PseudoMargins", top=float("nan")), "PseudoMargins: widths: expected a whole number, got nan"),
+        (dict(type="LoadLabel", num_classes=float("nan")), "LoadLabel: num_classes: expected a whole number, got nan"),
+    ],
+)
+def test_numbers_of_transforms(root: Path, transform: dict, pattern: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=pattern):
+        first(root, pipeline=[transform])
+
+
+def test_numbers_of_data_sets_and_samplers(root: Path) -> None:
+    with pytest.raises(TypeError, match="FolderDataset: ignore_index: expected a whole number, got nan"):
+        first(root, ignore_index=float("nan"))
+    with pytest.raises(TypeError, match="DrawSampler: stream: expected a whole number, got nan"):
+        pipa.mmseg.DrawSampler([1], seed=0, stream=float("nan"))
 
 
 def test_labels_in_the_pipeline_of_an_unlabelled_target(root: Path) -> None:

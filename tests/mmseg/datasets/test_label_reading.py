@@ -18,6 +18,7 @@ import layouts
 pytest.importorskip("mmseg")
 
 from mmcv.transforms import BaseTransform
+from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 from mmseg.utils import register_all_modules
 
@@ -28,6 +29,7 @@ from pipa.files.images import DataError, read_label
 from pipa.functional import class_counts
 from pipa.mmseg.datasets import transforms
 from pipa.mmseg.datasets.check import check_loader
+from pipa.mmseg.datasets.domain_dataset import DomainDataset
 
 register_all_modules(init_default_scope=True)
 RAW = dict(names=["road", "car"], id_map={10: 0, 20: 1}, colors=[[1, 2, 3], [4, 5, 6]])
@@ -222,6 +224,112 @@ def test_statistics_follow_a_choice_of_classes(root: Path) -> None:
     counted = DATASETS.build(dict(type="RareClassSampling", dataset=chosen, min_pixels=5))
     assert with_files.classes == counted.classes
     assert with_files.images == counted.images
+
+
+@DATASETS.register_module()
+class Repeats(BaseSegDataset):
+    """Somebody's data set in whose list an image stands twice."""
+
+    def load_data_list(self) -> list[dict]:
+        found = super().load_data_list()
+        return [*found, dict(found[1])]
+
+
+def test_an_image_twice_counts_twice_with_statistics_and_without(root: Path) -> None:
+    steps = [dict(type="LoadImage"), dict(type="LoadLabel", num_classes=2), dict(type="PackSegInputs")]
+    for i in range(4):
+        layouts.label(root / f"plain/{i}.png", i, ids=(0, 1, 1))
+    config = dict(type="Repeats", data_root=str(root), img_suffix=".png", metainfo=dict(classes=("a", "b")))
+    config |= dict(data_prefix=dict(img_path="images", seg_map_path="plain"), pipeline=steps)
+    sampling = dict(type="RareClassSampling", dataset=config, min_pixels=5)
+    counted = DATASETS.build(sampling)
+    stats(root, folder="plain")
+    with_files = DATASETS.build(sampling)
+    assert {c: sorted(places) for c, places in with_files.images.items()} == counted.images
+    assert counted.images[1] == [0, 1, 2, 3, 4]
+    assert np.array_equal(with_files.probabilities, counted.probabilities)
+
+
+def test_statistics_that_count_a_label_twice_are_refused(root: Path) -> None:
+    plain = dict(classes=["a", "b"], labels="plain")
+    for i in range(4):
+        layouts.label(root / f"plain/{i}.png", i, ids=(0, 1))
+    stats(root, folder="plain")
+    path = root / "sample_class_stats.json"
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps([*entries, entries[2]]))
+    with pytest.raises(DataError, match=r"sample_class_stats\.json: counts .*plain/2\.png more than once; run `"):
+        rare(root, **plain)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".bmp", ".pgm"])
+def test_statistics_of_labels_that_are_no_png(root: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in list((root / "labels").iterdir()):
+        Image.open(path).save(path.with_suffix(suffix))
+        path.unlink()
+    counted = rare(root, label_suffix=suffix)
+    stats(root, "--suffix", suffix, "--classes", str(root / "classes.json"))
+    assert "4 of 4 labels have ids that the id map does not list" in capsys.readouterr().err
+    with_files = rare(root, label_suffix=suffix)
+    assert with_files.images == counted.images
+    assert np.array_equal(with_files.probabilities, counted.probabilities)
+    (root / f"labels/2{suffix}").write_bytes(b"no label")
+    assert main(["stats", str(root / "labels"), "--suffix", suffix]) == 1
+    assert f"2{suffix}: expected an image, found 8 bytes" in capsys.readouterr().err
+
+
+MANY = [f"c{i}" for i in range(300)]
+MANY_META = dict(classes=MANY, palette=[[i % 256, i // 256, 0] for i in range(300)])
+
+
+@DATASETS.register_module()
+class ManyClasses(DomainDataset):
+    METAINFO = MANY_META
+
+
+def many(root: Path) -> np.ndarray:
+    """Labels of 300 classes in which the classes 255 and 256 are; the first label."""
+    values = np.random.default_rng(0).choice([7, 255, 256, 299, 65535], (2, 40, 60)).astype(np.uint16)
+    for i, label in enumerate(values):
+        (root / "many").mkdir(exist_ok=True)
+        Image.fromarray(label).save(root / f"many/{i}.png")
+        layouts.image(root / f"pictures/{i}.png", i)
+    return values
+
+
+def test_class_255_counts_where_another_id_is_ignored(root: Path) -> None:
+    values = many(root)
+    table = root / "many.json"
+    table.write_text(json.dumps(dict(classes=[dict(name=name, ids=[i]) for i, name in enumerate(MANY)])))
+    settings = dict(images="pictures", labels="many", classes=str(table), ignore_index=65535)
+    counted = rare(root, **settings)
+    stats(root, "--classes", str(table), "--ignore-index", "65535", folder="many")
+    entries = json.loads((root / "sample_class_stats.json").read_text())
+    assert [entry["255"] for entry in entries] == [(label == 255).sum() for label in values]
+    with_files = rare(root, **settings)
+    assert with_files.images == counted.images
+    assert 255 in with_files.classes
+
+
+@pytest.mark.parametrize("ignore", [65535, 400])
+def test_a_choice_of_classes_where_another_id_is_ignored(root: Path, ignore: int) -> None:
+    """mmseg marks what is not chosen with 255, which is a class here: c256."""
+    values = np.where(many(root) == 65535, ignore, many(root)).astype(np.uint16)
+    for i, label in enumerate(values):
+        Image.fromarray(label).save(root / f"many/{i}.png")
+    steps = [dict(type="LoadImage"), dict(type="LoadLabel")]
+    config = dict(type="ManyClasses", data_root=str(root), img_suffix=".png", seg_map_suffix=".png", pipeline=steps)
+    config |= dict(data_prefix=dict(img_path="pictures", seg_map_path="many"), ignore_index=ignore)
+    config |= dict(metainfo=dict(classes=[name for name in MANY if name != "c7"]))
+    table = np.append(np.arange(300) - (np.arange(300) > 7), np.full(65536 - 300, ignore))
+    table[7] = ignore
+    label = DATASETS.build(config)[0]["gt_seg_map"]
+    assert (label == table[values[0]]).all()
+    counted = DATASETS.build(dict(type="RareClassSampling", dataset=config, min_pixels=5))
+    stats(root, "--ignore-index", str(ignore), folder="many")
+    with_files = DATASETS.build(dict(type="RareClassSampling", dataset=config, min_pixels=5))
+    assert with_files.images == counted.images
+    assert sorted(with_files.classes) == [254, 255, 298]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.uint32, np.uint64])

@@ -13,8 +13,16 @@ pytest.importorskip("mmseg")
 from mmcv.transforms import Resize
 from mmseg.datasets.transforms import RandomCrop
 from mmseg.models import SegDataPreProcessor
+from mmseg.registry import DATASETS
+from mmseg.utils import register_all_modules
+from PIL import Image
 
+import layouts
+import pipa.mmseg  # noqa: F401  (registers)
+from pipa.mmseg.datasets.draw import Draw
 from pipa.mmseg.datasets.transforms import SyncCrop
+
+register_all_modules(init_default_scope=True)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +60,34 @@ def test_crop(recorded: dict[str, np.ndarray], case: int, monkeypatch: pytest.Mo
     assert (out["gt_seg_map"] == label).all()
     assert (out["img"] == image[top : top + 48, left : left + 64]).all()
     assert next(offsets, None) is None  # as many candidates as the released code drew
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("where", ["data set", "LoadLabel", "SyncCrop"])
+def test_ignored_pixels_are_no_class_whatever_their_id(tmp_path: Path, fuse: bool, where: str) -> None:
+    """The same labels with another ignored id give the same crops: ignored pixels choose none and fill none."""
+    root = layouts.folder(tmp_path / "set", 6)
+    for i in range(6):
+        label = np.full(layouts.SIZE, 255, np.uint8)
+        label[:, 30:] = i % 3
+        label[:3] = 2
+        (root / "other").mkdir(exist_ok=True)
+        Image.fromarray(label).save(root / f"labels/00{i}.png")
+        Image.fromarray(np.where(label == 255, 200, label).astype(np.uint8)).save(root / f"other/00{i}.png")
+
+    def samples(folder: str, ignore: int) -> list[dict]:
+        crop = dict(type="SyncCrop", crop_size=(20, 64), cat_max_ratio=0.8, pad=True)  # wider than the image
+        load = dict(type="LoadLabel", **({"ignore_index": ignore} if where == "LoadLabel" else {}))
+        crop |= {"ignore_index": ignore} if where == "SyncCrop" else {}
+        own = 255 if where == "LoadLabel" else ignore
+        config = dict(type="FolderDataset", data_root=str(root), labels=folder, classes="classes.json", fuse=fuse)
+        dataset = DATASETS.build(dict(**config, ignore_index=own, pipeline=[dict(type="LoadImage"), load, crop]))
+        assert (dataset.fused() is not None) == fuse
+        return [dataset[Draw(n % 6, 1, 0, n)] for n in range(30)]
+
+    for one, two in zip(samples("labels", 255), samples("other", 200), strict=True):
+        assert (one["img"] == two["img"]).all()
+        assert (np.where(one["gt_seg_map"] == 255, 200, one["gt_seg_map"]) == two["gt_seg_map"]).all()
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.75, 0.3])

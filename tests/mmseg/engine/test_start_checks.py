@@ -105,6 +105,20 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["model"]["decode_head"].update(ignore_index=254),
         "marks pixels without a class with id 255, but the loss ignores id 254",
     ),
+    "crop's ignored id": (
+        lambda c: next(t for t in pipeline(c) if t["type"] == "SyncCrop").update(cat_max_ratio=0.75, ignore_index=9),
+        r"SyncCrop takes id 9 for pixels without a class \(cat_max_ratio\), but the loss ignores id 255",
+    ),
+    "padding's ignored id": (
+        lambda c: next(t for t in pipeline(c) if t["type"] == "SyncCrop").update(pad=True, ignore_index=9),
+        "SyncCrop pads labels with id 9, but the loss ignores id 255",
+    ),
+    "mmseg's crop": (
+        lambda c: pipeline(c).insert(
+            2, dict(type="RandomCrop", crop_size=(64, 64), cat_max_ratio=0.75, ignore_index=9)
+        ),
+        "RandomCrop takes id 9 for pixels without a class",
+    ),
     "order of the classes": (
         lambda c: validated(c, classes=["sign", "car", "road"]),
         "train_dataloader: its class 0 is 'road', but that of the data set of val_dataloader is 'sign'",

@@ -12,7 +12,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 from mmengine.logging import print_log
@@ -21,6 +21,7 @@ from mmseg.datasets import BaseSegDataset
 from pipa.files.images import DataError
 from pipa.files.labels import IGNORED
 from pipa.files.listing import find_files
+from pipa.functional.numbers import whole
 from pipa.mmseg.datasets.draw import REPLACEMENT, Draw, seeded
 from pipa.mmseg.datasets.native_pipeline import Fused, fuse
 from pipa.mmseg.datasets.target_pipeline import TargetPipeline
@@ -36,21 +37,35 @@ def inside(root: str | Path, relative: str, source: str | Path) -> Path:
     Symbolic links inside the root are followed: people keep data sets on other disks that way.
     """
     pure = PurePosixPath(relative.replace("\\", "/"))
-    if pure.is_absolute() or ".." in pure.parts or ":" in relative or not pure.parts:
+    drive = PureWindowsPath(relative).drive or "://" in relative  # elsewhere a colon is a letter like others: 10:00:00
+    if pure.is_absolute() or ".." in pure.parts or drive or not pure.parts:
         raise DataError(f"{source}: the entry {relative!r} leads out of the data root {root}; expected a relative path")
     return Path(root) / pure
 
 
 def read_list(path: str | Path) -> list[str]:
-    """Stems of a list file: one per line, empty lines and lines that begin with # left out."""
+    """Stems of a list file: one per line, empty lines and lines that begin with # left out.
+
+    Raises:
+        DataError: the file cannot be read, or names a stem twice (its image would count twice in a score).
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # Notepad marks UTF-8
     except OSError as error:
         raise DataError(f"{path}: cannot read this list file ({error.strerror})") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: expected a text file with one stem per line, found bytes that are no UTF-8") from None
-    stems = [line.strip() for line in lines]
-    return [stem for stem in stems if stem and not stem.startswith("#")]
+    stems = {number: line.strip() for number, line in enumerate(lines, 1)}
+    stems = {number: stem for number, stem in stems.items() if stem and not stem.startswith("#")}
+    seen: dict[PurePosixPath, int] = {}
+    for number, stem in stems.items():
+        first = seen.setdefault(PurePosixPath(stem.replace("\\", "/")), number)
+        if first != number:
+            raise DataError(
+                f"{path}: line {number} ({stem!r}) names the image of line {first} again; take one of the two out "
+                "(RareClassSampling draws by class, and RepeatDataset repeats a whole data set)"
+            )
+    return list(stems.values())
 
 
 class DomainDataset(BaseSegDataset):
@@ -85,6 +100,8 @@ class DomainDataset(BaseSegDataset):
         self.on_bad_file = on_bad_file
         self.fuse = fuse
         self._fused: tuple[list, Fused | None] | None = None
+        if "ignore_index" in kwargs:
+            kwargs["ignore_index"] = whole(kwargs["ignore_index"], f"{type(self).__name__}: ignore_index")
         super().__init__(data_root=str(data_root), **kwargs)
         if self.ignore_index != IGNORED:  # metrics take it from here; 255 is what all take where nothing is said
             self._metainfo["ignore_index"] = self.ignore_index
@@ -167,7 +184,7 @@ class DomainDataset(BaseSegDataset):
         exists = _FolderCache()
         samples = []
         missing_images, missing_labels = [], []
-        fixed = dict(label_map=self.label_map, reduce_zero_label=self.reduce_zero_label)
+        fixed: dict[str, Any] = dict(label_map=self._chosen_classes(), reduce_zero_label=self.reduce_zero_label)
         fixed.update(num_classes=self.stored_classes(), ignore_index=self.ignore_index, **self.label_info())
         for image, label in self.pairs():
             sample = dict(img_path=str(image), seg_fields=[], **fixed)
@@ -196,6 +213,14 @@ class DomainDataset(BaseSegDataset):
             )
         return samples
 
+    def _chosen_classes(self) -> dict[int, int] | None:
+        """mmseg's label map, in which 255 stands for a class that was not chosen, whatever id this data ignores."""
+        names = type(self).METAINFO.get("classes") or ()
+        chosen = set(self.metainfo["classes"] or ())
+        return self.label_map and {
+            old: new if names[old] in chosen else self.ignore_index for old, new in self.label_map.items()
+        }
+
     def missing_label_hint(self) -> str:
         return "set unlabelled=True for a target domain without labels"
 
@@ -213,7 +238,7 @@ class DomainDataset(BaseSegDataset):
         transforms = list(self.pipeline.transforms)
         if self._fused is None or self._fused[0] != transforms:
             narrow = max(self.ignore_index, self.stored_classes() - 1) <= 255
-            self._fused = (transforms, fuse(transforms) if self.fuse and narrow else None)
+            self._fused = (transforms, fuse(transforms, self.ignore_index) if self.fuse and narrow else None)
         return self._fused[1]
 
     def __getitem__(self, index: int) -> dict:

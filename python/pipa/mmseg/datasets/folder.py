@@ -11,6 +11,7 @@ from mmseg.registry import DATASETS
 from pipa.files.classes import Classes, load_classes
 from pipa.files.images import DataError
 from pipa.files.statistics import STATS_FILE
+from pipa.functional.numbers import whole
 from pipa.mmseg.datasets.domain_dataset import DomainDataset
 
 __all__ = ["Classes", "FolderDataset", "LabelFormat", "load_classes"]
@@ -28,7 +29,7 @@ class FolderDataset(DomainDataset):
     Args:
         images, labels: folders below data_root (searched recursively where there is no list_file).
         img_suffix, label_suffix: what is appended to a stem.
-        list_file: one stem per line (`town/0001`), relative to data_root; entries cannot leave the folders.
+        list_file: one stem per line (`town/0001`), each once, relative to data_root; entries cannot leave the folders.
         classes: see `load_classes`; a file path is relative to data_root if it is not found as given.
         label_format: "ids", or "colors" for labels painted with the colours of the classes (others are ignored).
         metainfo: more of what the data set says about itself; names and colours are those of `classes`.
@@ -75,6 +76,7 @@ class FolderDataset(DomainDataset):
             raise DataError("FolderDataset: label_format='colors' needs a colour for each class")
         if ignore_index is None:
             ignore_index = 255 if self.classes.ignore_index is None else self.classes.ignore_index
+        ignore_index = whole(ignore_index, "FolderDataset: ignore_index")
         if 0 <= ignore_index < len(self.classes.names):
             raise ValueError(
                 f"FolderDataset: ignore_index {ignore_index} is one of the {len(self.classes.names)} classes; "

@@ -21,7 +21,7 @@ from mmseg.datasets.transforms import PackSegInputs, RandomFlip, Resize
 from pipa._core import load_crop
 from pipa.files import images
 from pipa.files.images import DataError
-from pipa.files.labels import apply_map
+from pipa.files.labels import IGNORED, apply_map
 from pipa.mmseg.datasets.draw import Draw, seeded
 from pipa.mmseg.datasets.target_pipeline import run_target
 from pipa.mmseg.datasets.transforms import (
@@ -38,10 +38,13 @@ from pipa.mmseg.datasets.transforms import (
 _QUIET = (PackSegInputs, PackUnlabelled)
 
 
-def fuse(transforms: Sequence[Any]) -> Fused | None:
+def fuse(transforms: Sequence[Any], ignore_index: int = IGNORED) -> Fused | None:
     """The native equivalent of a pipeline, or None where its start is not of the form above.
 
     Subclasses do not count as what they derive from: they may do something else.
+
+    Args:
+        ignore_index: the data's id of pixels without a class, where no transform names another.
     """
     rest = list(transforms)
 
@@ -60,9 +63,11 @@ def fuse(transforms: Sequence[Any]) -> Fused | None:
         plan.update(settings)
     if margins is not None:
         plan["margins"] = [margins.top, margins.bottom, margins.left, margins.right]
-    if not 0 <= crop.ignore_index <= 255:
+    named = [t.ignore_index for t in (crop, label) if t is not None and t.ignore_index is not None]
+    ignore = [*named, ignore_index][0]
+    if not 0 <= ignore <= 255:
         return None
-    plan.update(crop=crop.crop_size, cat_max_ratio=crop.cat_max_ratio, ignore=crop.ignore_index)
+    plan.update(crop=crop.crop_size, cat_max_ratio=crop.cat_max_ratio, ignore=ignore)
     if crop.pad:
         plan["fill"] = np.broadcast_to(np.asarray(crop.pad_val, dtype=np.uint8), 3).tolist()
         if label is None:  # a target: the mask leaves out what is filled
@@ -151,6 +156,8 @@ class Fused:
         if label is not None:
             results["gt_seg_map"] = label
             fields.append("gt_seg_map")
+            if self.label is not None and self.label.ignore_index is not None:
+                results["ignore_index"] = self.label.ignore_index
         if scale is not None:
             results["scale"], results["keep_ratio"] = scale, self.plan["keep_ratio"]
             results["scale_factor"] = (resized[1] / stored[1], resized[0] / stored[0])

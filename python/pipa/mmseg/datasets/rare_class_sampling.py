@@ -19,8 +19,10 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from pipa.files.images import DataError
-from pipa.files.labels import LabelReading
+from pipa.files.labels import LabelReading, train_id
 from pipa.files.statistics import STATS_FILE, read_statistics
+from pipa.functional.numbers import whole
+from pipa.mmseg.datasets.arguments import number
 from pipa.mmseg.datasets.draw import RARE_CLASS, Draw, seeded
 from pipa.mmseg.datasets.parts import locate, parts
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader, run
@@ -34,7 +36,7 @@ def class_probabilities(stats: Sequence[Mapping[str, Any]], temperature: float) 
     Args:
         stats: per label file the pixels of each class, `{"0": 12, "7": 3, "file": ...}` (sample_class_stats.json).
     """
-    if temperature <= 0:
+    if number(temperature, "rare class sampling: temperature") <= 0:
         raise ValueError(f"rare class sampling: temperature must be positive, got {temperature}")
     pixels: Counter[int] = Counter()
     for entry in stats:
@@ -68,14 +70,16 @@ def count_classes(dataset: Any, workers: int = 4) -> list[dict[str, Any]]:
         return list(pool.map(count, range(len(dataset))))
 
 
-def _chosen(entry: dict[str, Any], label_map: Mapping[int, int] | None) -> dict[str, Any]:
+def _chosen(entry: dict[str, Any], label_map: Mapping[int, int] | None, ignore: int) -> dict[str, Any]:
     """Counts of the classes that `metainfo=dict(classes=...)` leaves, under their new ids."""
     if not label_map:
         return entry
     counts: Counter[str] = Counter()
     for key, count in entry.items():
-        if key not in ("file", "index") and (new := label_map.get(int(key), int(key))) not in (-1, 255):
-            counts[str(new)] += count
+        if key not in ("file", "index"):
+            new = train_id(label_map.get(int(key), int(key)), ignore)
+            if new != ignore:
+                counts[str(new)] += count
     return {**counts, "file": entry["file"], "index": entry["index"]}
 
 
@@ -99,8 +103,9 @@ def _statistics(dataset: Any, folder: str | Path | None) -> list[dict[str, Any]]
         given = (loader.num_classes, loader.ignore_index) if isinstance(loader, LoadLabel) else (None, None)
         command = getattr(dataset, "stats_command", None)
         renew = f"run `{command()}`" if command is not None else "run `pipa stats` again"
-        entries = read_statistics(root, LabelReading.of(info, *given), labels, renew)
-        return [_chosen(entry, info.get("label_map")) for entry in entries]
+        reading = LabelReading.of(info, *given)
+        entries = read_statistics(root, reading, labels, renew)
+        return [_chosen(entry, info.get("label_map"), reading.ignore_index) for entry in entries]
     print_log(f"no {STATS_FILE} in {root}: counting the pixels of {len(labels)} labels", logger="current")
     return [{**entry, "index": i} for i, entry in enumerate(count_classes(dataset))]
 
@@ -151,6 +156,10 @@ class RareClassSampling:
     ) -> None:
         if missing not in get_args(Missing):
             raise ValueError(f"RareClassSampling: missing must be 'error' or 'drop', got {missing!r}")
+        tries = whole(tries, "RareClassSampling: tries")
+        number(min_pixels, "RareClassSampling: min_pixels")
+        number(min_crop_ratio, "RareClassSampling: min_crop_ratio")
+        number(temperature, "RareClassSampling: temperature")
         if tries < 1 or min_pixels < 0 or min_crop_ratio < 0:
             raise ValueError(
                 "RareClassSampling: expected tries >= 1, min_pixels >= 0 and min_crop_ratio >= 0, got "

@@ -27,6 +27,7 @@ from mmengine.logging import print_log
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Sampler
 
+from pipa.functional.numbers import whole
 from pipa.mmseg.datasets.draw import ORDER, Draw, seeded
 
 
@@ -79,10 +80,10 @@ class DrawSampler(Sampler):
         if self.size == 0:
             raise ValueError("DrawSampler: the data set is empty; expected at least one image")
         # The seed is an attribute so that a resumed run can set the one of its checkpoint before the first batch.
-        self.seed = int(sync_random_seed() if seed is None else seed)
-        self.stream = stream
+        self.seed = whole(sync_random_seed() if seed is None else seed, "DrawSampler: seed")
+        self.stream = whole(stream, "DrawSampler: stream")
         self.shuffle = shuffle
-        self.start = start
+        self.start = whole(start, "DrawSampler: start")
 
     def draw(self, number: int) -> Draw:
         """The draw with this number, whoever asks."""
@@ -101,6 +102,7 @@ class DrawSampler(Sampler):
 
         mmengine calls this for the train loader when it resumes. Call it before the loader's iterator is made.
         """
+        num_samples = whole(num_samples, "DrawSampler.skip: num_samples")
         if num_samples < 0:
             raise ValueError(f"DrawSampler.skip: expected a number of samples >= 0, got {num_samples}")
         self.start = num_samples

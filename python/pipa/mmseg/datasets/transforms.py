@@ -19,8 +19,10 @@ from mmseg.registry import TRANSFORMS
 
 from pipa.files import images
 from pipa.files.images import DataError
-from pipa.files.labels import LabelReading, apply_map, lost
+from pipa.files.labels import IGNORED, LabelReading, apply_map, lost
+from pipa.functional.numbers import whole
 from pipa.mmseg.datasets import soft_labels
+from pipa.mmseg.datasets.arguments import number
 
 # Among the fields of a target sample: 1 where a pseudo-label may count, 0 on padding and in margins.
 VALID = "valid_map"
@@ -82,8 +84,8 @@ class LoadLabel(BaseTransform):
     """
 
     def __init__(self, num_classes: int | None = None, ignore_index: int | None = None) -> None:
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
+        self.num_classes = None if num_classes is None else whole(num_classes, "LoadLabel: num_classes")
+        self.ignore_index = None if ignore_index is None else whole(ignore_index, "LoadLabel: ignore_index")
         self.told = False
 
     def transform(self, results: dict) -> dict:
@@ -103,6 +105,8 @@ class LoadLabel(BaseTransform):
                 )
         results["gt_seg_map"] = label
         results.setdefault("seg_fields", []).append("gt_seg_map")
+        if self.ignore_index is not None:  # SyncCrop asks for it
+            results["ignore_index"] = self.ignore_index
         return results
 
     def read(self, results: dict, path: str) -> np.ndarray:
@@ -150,6 +154,7 @@ class SyncCrop(BaseTransform):
 
     Args:
         crop_size: (height, width) or one number.
+        ignore_index: the id of pixels that are not valid; None takes what the label was read with, or 255.
         pad: fill missing rows and columns at the bottom and right with `pad_val` and `ignore_index`.
 
     >>> import pipa, pipa.mmseg
@@ -164,18 +169,19 @@ class SyncCrop(BaseTransform):
         self,
         crop_size: int | Sequence[int],
         cat_max_ratio: float = 1.0,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         pad: bool = False,
         pad_val: int | Sequence[int] = 0,
     ) -> None:
-        height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
-        if height <= 0 or width <= 0:
-            raise ValueError(f"SyncCrop: crop_size must be positive, got {crop_size}")
-        if not 0 < cat_max_ratio <= 1:
+        pair = crop_size if isinstance(crop_size, Sequence) and not isinstance(crop_size, str) else [crop_size] * 2
+        sizes = [whole(size, "SyncCrop: crop_size") for size in pair]
+        if len(sizes) != 2 or min(sizes) <= 0:
+            raise ValueError(f"SyncCrop: crop_size must be positive (height, width) or one number, got {crop_size}")
+        if not 0 < number(cat_max_ratio, "SyncCrop: cat_max_ratio") <= 1:
             raise ValueError(f"SyncCrop: cat_max_ratio must lie in (0, 1], got {cat_max_ratio}")
-        self.crop_size = (int(height), int(width))
+        self.crop_size = (sizes[0], sizes[1])
         self.cat_max_ratio = cat_max_ratio
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else whole(ignore_index, "SyncCrop: ignore_index")
         self.pad = pad
         self.pad_val = pad_val
 
@@ -185,9 +191,13 @@ class SyncCrop(BaseTransform):
         left = np.random.randint(0, width - self.crop_size[1] + 1)  # noqa: NPY002
         return top, left
 
-    def varied(self, label: np.ndarray) -> bool:
-        counts = np.bincount(label.reshape(-1), minlength=self.ignore_index + 1)
-        counts[self.ignore_index] = 0
+    def ignored(self, results: dict) -> int:
+        """The id of pixels that are not valid in this label."""
+        return self.ignore_index if self.ignore_index is not None else results.get("ignore_index", IGNORED)
+
+    def varied(self, label: np.ndarray, ignore: int) -> bool:
+        counts = np.bincount(label.reshape(-1), minlength=ignore + 1)
+        counts[ignore] = 0
         return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio)
 
     def cut(self, array: np.ndarray, top: int, left: int) -> np.ndarray:
@@ -200,7 +210,7 @@ class SyncCrop(BaseTransform):
         top, left = self.box(height, width)
         if self.cat_max_ratio < 1 and "gt_seg_map" in results:
             for _ in range(10):
-                if self.varied(self.cut(results["gt_seg_map"], top, left)):
+                if self.varied(self.cut(results["gt_seg_map"], top, left), self.ignored(results)):
                     break
                 top, left = self.box(height, width)
         results["img"] = self.cut(results["img"], top, left)
@@ -231,7 +241,7 @@ class SyncCrop(BaseTransform):
         padded[:height, :width] = results["img"]
         results["img"] = padded
         for key in fields:
-            fill = 0 if key == VALID else self.ignore_index
+            fill = 0 if key == VALID else self.ignored(results)
             results[key] = np.pad(results[key], ((0, bottom), (0, right)), constant_values=fill)
 
 
@@ -286,6 +296,7 @@ class PseudoMargins(BaseTransform):
     """
 
     def __init__(self, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> None:
+        top, bottom, left, right = (whole(width, "PseudoMargins: widths") for width in (top, bottom, left, right))
         if min(top, bottom, left, right) < 0:
             raise ValueError(f"PseudoMargins: widths must be at least 0, got {top}, {bottom}, {left}, {right}")
         self.top, self.bottom, self.left, self.right = top, bottom, left, right

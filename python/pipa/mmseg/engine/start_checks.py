@@ -14,6 +14,7 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.loops import EpochBasedTrainLoop
+from mmseg.datasets.transforms import RandomCrop
 
 from pipa.environment import ERROR, WARNING, Finding
 from pipa.files.images import DataError
@@ -311,9 +312,17 @@ def _check_ignored(place: str, data: Any, model: Any, ignored: int) -> Iterator[
             )
             yield Finding(ERROR, f"{place}.dataset.ignore_index", text, "give both the same ignore_index")
         for transform in getattr(getattr(part, "pipeline", None), "transforms", ()):
-            if isinstance(transform, SyncCrop) and transform.pad and transform.ignore_index != ignored:
-                text = f"SyncCrop pads labels with id {transform.ignore_index}, but the loss ignores id {ignored}"
-                yield Finding(ERROR, f"{place}.dataset.pipeline", text, f"give SyncCrop ignore_index={ignored}")
+            marked = getattr(transform, "ignore_index", None)
+            if not isinstance(transform, (SyncCrop, RandomCrop)) or marked in (None, ignored):
+                continue  # None: the data's own id
+            name, what = type(transform).__name__, None
+            if getattr(transform, "pad", False):
+                what = f"{name} pads labels with id {marked}"
+            elif transform.cat_max_ratio < 1:
+                what = f"{name} takes id {marked} for pixels without a class (cat_max_ratio)"
+            if what is not None:
+                text = f"{what}, but the loss ignores id {ignored}"
+                yield Finding(ERROR, f"{place}.dataset.pipeline", text, f"give {name} ignore_index={ignored}")
 
 
 def need_labels(samples: Sequence[Any], place: str = "train_dataloader") -> None:
