@@ -19,6 +19,7 @@ from pipa.files.torch_file import load_plain
 from pipa.inference import Segmenter
 from pipa.inference.export.metadata import from_text, to_text
 from pipa.mmseg.checkpoints.description import describe
+from pipa.mmseg.run.export import export
 from pipa.mmseg.run.train import load_config
 from small_segmentors import checkpoint, scene, shrink
 
@@ -137,6 +138,77 @@ def test_the_end_of_a_name_counts_in_any_case(trained: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="no pickle of tensors"):
         load_plain(out)
     np.testing.assert_array_equal(pipa.load(out).predict(IMAGE).label_hw, right.label_hw)
+
+
+ENDS = [
+    ("pth", "net.safetensors", "a name that ends in .pth"),
+    ("pth", "net.onnx", "a name that ends in .pth"),
+    ("safetensors", "net.pth", "a name that ends in .safetensors or a folder"),
+    ("safetensors", "v1.0", "a name that ends in .safetensors or a folder"),
+    ("onnx", "net.pth", "a name that ends in .onnx"),
+]
+
+
+@pytest.mark.parametrize(("form", "out", "expected"), ENDS)
+def test_a_file_ends_as_it_is_read(
+    form: str, out: str, expected: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under another end nothing here could open it."""
+    assert cli.main(["export", str(trained), "--format", form, "--out", str(tmp_path / out)]) == 1
+    said = f"--out {tmp_path / out}: for --format {form} expected {expected}, got {Path(out).suffix}"
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", ["net", "net.bin"])
+def test_other_ends_are_read_as_pth(out: str, trained: Path, tmp_path: Path) -> None:
+    assert cli.main(["export", str(trained), "--format", "pth", "--out", str(tmp_path / out)]) == 0
+    found = pipa.load(tmp_path / out).predict(IMAGE).label_hw
+    np.testing.assert_array_equal(found, pipa.load(trained).predict(IMAGE).label_hw)
+
+
+FLIP = dict(type="RandomFlip", prob=1.0)
+LOST: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "CLAHE": ([dict(type="LoadImage"), dict(type="CLAHE")], "CLAHE"),
+    "two": (
+        [dict(type="LoadImage"), dict(type="Normalize", mean=[1, 2, 3], std=[4, 5, 6]), FLIP],
+        "Normalize, RandomFlip",
+    ),
+    "grey": ([dict(type="LoadImageFromFile", color_type="grayscale")], "LoadImageFromFile"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_onnx_leaves_out_no_step(case: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps, names = LOST[case]
+    file, out = tmp_path / "mine.py", tmp_path / "net.onnx"
+    file.write_text(
+        f"_base_ = 'toy_pipa'\nsteps = {[*steps, dict(type='LoadLabel'), dict(type='PackSegInputs')]!r}\n"
+        "val_dataloader = dict(dataset=dict(pipeline=steps))\ntest_dataloader = dict(dataset=dict(pipeline=steps))\n"
+        "model = dict(test_cfg=dict(mode='whole'))\n"
+    )
+    argv = ["export", str(trained), "--config", str(file), "--out", str(out)]
+    assert cli.main([*argv, "--size", "32", "32"]) == 1
+    assert f"{trained}: an ONNX file would lack {names} of the test pipeline" in capsys.readouterr().err
+    assert not out.exists()
+    if case != "grey":  # the other forms keep the steps
+        wide = made("toy_pipa", tmp_path)
+        kept = tmp_path / "net.safetensors"
+        config = load_config(file)
+        config.model = shrink(load_config("toy_pipa")).model
+        export(wide, kept, "safetensors", config=config)
+        right = pipa.load(wide, config=config).predict(IMAGE).label_hw
+        assert (right != pipa.load(wide).predict(IMAGE).label_hw).any()
+        np.testing.assert_array_equal(pipa.load(kept).predict(IMAGE).label_hw, right)
+
+
+@pytest.mark.parametrize("size", [("0", "64"), ("-3", "64")])
+def test_a_size_is_of_pixels(
+    size: tuple[str, str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", str(trained), "--out", str(tmp_path / "net.onnx"), "--size", *size]) == 1
+    said = f"--size: expected a height and a width of 1 pixel or more, got {' '.join(size)}"
+    assert said in capsys.readouterr().err
 
 
 def test_metadata_keeps_tuples() -> None:

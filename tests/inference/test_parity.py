@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 pytest.importorskip("mmseg")
 
+from mmengine.config import ConfigDict
 from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 
@@ -22,7 +23,7 @@ from pipa.configs import list_configs
 from pipa.inference import Segmenter
 from pipa.mmseg.checkpoints.description import describe
 from pipa.mmseg.run.train import evaluate_checkpoint, hush, load_config
-from small_segmentors import checkpoint, pictures, shrink, signature
+from small_segmentors import checkpoint, pictures, scene, shrink, signature
 
 # Whose groups run in `make test-fast` too.
 FAST = {"toy_pipa", "gta2cs_hrda_pipa"}
@@ -46,7 +47,13 @@ class KeepLabels(BaseMetric):
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("data")
-    files = pictures(root / "images")
+    pictures(root / "images")
+    return with_labels(root)
+
+
+def with_labels(root: Path) -> Path:
+    """A blank label of each picture in ``root/images``, and a list of them."""
+    files = sorted((root / "images").iterdir())
     (root / "labels").mkdir()
     for file in files:
         with Image.open(file) as image:
@@ -93,7 +100,7 @@ def labels_of_test(config: Any, file: Path, data: Path, teacher: bool) -> dict[s
     config.test_evaluator = dict(type="KeepLabels")
     config.log_level = "ERROR"
     SEEN.clear()
-    assert evaluate_checkpoint(config, file, teacher)["images"] == 5
+    assert evaluate_checkpoint(config, file, teacher)["images"] == len(list((data / "images").iterdir()))
     return dict(SEEN)
 
 
@@ -121,3 +128,26 @@ def test_predict_is_test_pixel_by_pixel(names: list[str], data: Path, tmp_path: 
             )
         several += len(np.unique(label)) > 1
     assert several == len(right)  # a network that says one thing everywhere would agree with anything
+
+
+@pytest.mark.parametrize("resize", [None, dict(type="Resize", scale=(400, 100), keep_ratio=True)])
+def test_a_narrow_picture_is_seen_as_a_test_sees_it(resize: dict[str, Any] | None, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i, size in enumerate(((12, 500), (500, 14), (5, 200))):
+        Image.fromarray(scene(*size, i)).save(tmp_path / "images" / f"{i}.png")
+    config = load_config("toy_pipa", work_dir=str(tmp_path / "work"))
+    if resize is not None:
+        config.test_dataloader.dataset.pipeline.insert(1, ConfigDict(resize))
+    file = checkpoint(config, tmp_path / "random.pth", describe(config))
+    segmenter = pipa.load(file)
+    for name, label in labels_of_test(config, file, with_labels(tmp_path), teacher=False).items():
+        assert len(np.unique(label)) > 1
+        np.testing.assert_array_equal(segmenter.predict(tmp_path / "images" / name).label_hw, label, err_msg=name)
+
+
+def test_a_picture_too_narrow_to_be_resized_is_predicted(tmp_path: Path) -> None:
+    """OpenCV refuses a side of less than a pixel, so a test cannot read it."""
+    config = load_config("toy_pipa")
+    config.test_dataloader.dataset.pipeline.insert(1, ConfigDict(type="Resize", scale=(64, 48), keep_ratio=True))
+    segmenter = pipa.load(checkpoint(config, tmp_path / "random.pth", describe(config)))
+    assert segmenter.predict(scene(2, 600)).label_hw.shape == (2, 600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from pipa.commands.weights import add_weights, weights_of
@@ -24,10 +25,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
-    from pipa.mmseg.run.export import export
+    from pipa.mmseg.run.export import ENDS, export
 
-    ends = {".onnx": "onnx", ".safetensors": "safetensors"}
-    form: Any = a.format or next((kind for end, kind in ends.items() if a.out.lower().endswith(end)), "pth")
+    form: Any = a.format or ENDS.get(Path(a.out).suffix.lower(), "pth")
     size = None if a.size is None else (a.size[0], a.size[1])
     done = export(a.checkpoint, a.out, form, weights_of(a), size, a.config)
     for file in done.files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipa.commands.shared import add_cfg_options, optional_config, tell_problems
+from pipa.commands.shared import add_cfg_options, check_counts, optional_config, tell_problems
 from pipa.commands.weights import add_weights, weights_of
 
 
@@ -40,6 +40,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(a: argparse.Namespace) -> int:
     """Exit code 1 where a file could not be segmented; the others are written."""
+    check_counts(a, "batch_size", "frames")
     if len(a.paths) not in (2, 3):
         raise ValueError(f"expected [CONFIG] CHECKPOINT IMAGES, got {len(a.paths)} argument(s): {' '.join(a.paths)}")
     from pipa.inference.run import Options, predict_any

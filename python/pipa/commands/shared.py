@@ -15,6 +15,14 @@ def add_cfg_options(command: argparse.ArgumentParser, example: str = " of the co
     )
 
 
+def check_counts(a: argparse.Namespace, *names: str) -> None:
+    """Refuse a number below 1 of these options. ValueError names the option."""
+    for name in names:
+        value = getattr(a, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
+
+
 def optional_config(a: argparse.Namespace, config: Sequence[str]) -> Any:
     """The config that stands before a checkpoint; None where none does, and then nothing can be overridden."""
     if not config:

@@ -292,6 +292,43 @@ def test_test_data_of_other_classes(root: Path, tmp_path: Path) -> None:
     assert errors(check(cfg, iteration=False)) == []
 
 
+@pytest.mark.parametrize("color", ["color", "unchanged", "color_ignore_orientation"])
+def test_a_turned_photo_is_read_as_the_training_reads_it(color: str, root: Path, tmp_path: Path) -> None:
+    """mmseg's own loader turns it as its EXIF record says, in one of its ways to read colours."""
+    held = layouts.folder(tmp_path / "held", count=4, size=(64, 96))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for file in sorted((held / "images").iterdir()):
+        with Image.open(file) as image:
+            stored = image if color != "color" else image.transpose(Image.Transpose.ROTATE_90)
+            stored.save(file.with_suffix(".jpg"), exif=turned, quality=95)
+        file.unlink()
+    cfg = tiny.config(root, tmp_path / "work", iterations=1)
+    data = source(cfg)
+    data.update(data_root=str(held), img_suffix=".jpg")
+    data["pipeline"][0] = dict(type="LoadImageFromFile", color_type=color)
+    findings = check(cfg)
+    assert errors(findings) == []
+    assert "one iteration ran" in told(findings)
+    assert "train_dataloader 4 of 4 images looked at; sizes 64x96 (4)" in told(findings)
+    tiny.train(cfg)
+
+
+def test_loaders_that_nothing_reads_are_not_looked_at(root: Path, tmp_path: Path) -> None:
+    cfg = tiny.config(root, tmp_path / "work", iterations=1)
+    gone = copy.deepcopy(hook(cfg)["target_dataloader"])
+    gone["dataset"]["data_root"] = str(tmp_path / "gone")
+    cfg["custom_hooks"] = []
+    cfg.update(target_dataloader=gone, other_dataloader=copy.deepcopy(gone))
+    findings = check(cfg)
+    assert errors(findings) == []
+    assert "one iteration ran" in told(findings)
+    tiny.train(cfg)
+    cfg["custom_hooks"] = [dict(type="PipaHook", **tiny.TERMS)]  # reads it
+    found = errors(check(cfg, iteration=False))
+    assert any(where == "target_dataloader" and str(tmp_path / "gone") in text for where, text in found)
+
+
 def test_a_config_without_a_model_says_so(root: Path) -> None:
     cfg = tiny.config(root, Path("unused"))
     del cfg["model"]

@@ -70,7 +70,11 @@ def write_onnx(path: Path, network: Network, size: tuple[int, int]) -> float:
     module = Exportable(network).cpu().eval()
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, *size)).astype(np.float32))
     with torch.no_grad():
-        expected = module(images)
+        try:
+            expected = module(images)
+        except (RuntimeError, ValueError, ZeroDivisionError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ValueError(f"--size {size[0]} {size[1]}: the network takes no input of that size: {first}") from error
         one = module(images[:1])
     program = _program(module, images)
     buffer = io.BytesIO()

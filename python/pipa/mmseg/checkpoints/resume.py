@@ -1,8 +1,8 @@
 """What a resume finds in a checkpoint, held against what the config asks for: honoured, or named.
 
 A checkpoint keeps the config it was saved under as plain values. Schedules and settings of the optimiser follow the
-config that resumes (mmengine would take the old ones out of the checkpoint without a word); a change of the network or
-of its terms is refused; every other difference is named once.
+config that resumes (mmengine would take the old ones out of the checkpoint without a word); a change of the network, of
+its terms or of how its parameters are grouped is refused; every other difference is named once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 
 from pipa.files.torch_file import CheckpointError
 from pipa.settings import default_settings
+from pipa.step_networks import wanted_heads
 
 RECORD = "pipa_config"
 # Change the speed, not what is learned.
@@ -25,6 +26,8 @@ _FREE_ENDS = ("num_workers", "persistent_workers", "pin_memory", "prefetch_facto
 _HONOURED = ("train_cfg", "param_scheduler", "optim_wrapper.optimizer", "optim_wrapper.paramwise_cfg")
 # Without these the state in the checkpoint does not fit the training.
 _REFUSED = ("model.", "optim_wrapper.optimizer.type")
+# Decide into which groups the optimiser's parameters go: its state lies in the checkpoint group by group.
+_GROUPING = ("optim_wrapper.paramwise_cfg", "optim_wrapper.constructor")
 _ABSENT = "nothing"
 
 
@@ -82,7 +85,7 @@ def compare(runner: Runner, checkpoint: Mapping[str, Any], name: str) -> bool:
     """Name what differs between checkpoint and config; whether schedules or optimiser are to follow the config.
 
     Raises:
-        CheckpointError: the file holds no training state, or that of another network or optimiser.
+        CheckpointError: the file holds no training state, or that of another network, terms or optimiser.
     """
     need_state(checkpoint, name)
     saved = checkpoint["meta"].get(RECORD)
@@ -90,13 +93,21 @@ def compare(runner: Runner, checkpoint: Mapping[str, Any], name: str) -> bool:
         runner.logger.warning(f"resume: {name} does not say which config it was saved under; nothing can be compared")
         return False
     honoured = []
-    for place, old, new in differences(saved, runner.cfg.to_dict()):
+    config = runner.cfg.to_dict()
+    heads = _heads(json.loads(saved)) != _heads(_jsonable(config))
+    groups = _group_sizes(checkpoint["optimizer"]) != _group_sizes(runner.optim_wrapper.state_dict())
+    # Kinds first: what is of another kind differs in the rest too.
+    found = sorted(differences(saved, config), key=lambda difference: not difference[0].endswith(".type"))
+    for place, old, new in found:
         text = f"{place}: the checkpoint has {old!r}, the config {new!r}"
-        if place.startswith(_REFUSED) or _term(place, old, new):
+        grouped = groups and place.startswith(_GROUPING)
+        if place.startswith(_REFUSED) or _term(place, old, new, heads) or grouped:
             raise CheckpointError(
                 f"{name}: {text}; a training cannot change that on its way: resume with the checkpoint's value, or "
                 "start anew with load_from"
             )
+    for place, old, new in found:
+        text = f"{place}: the checkpoint has {old!r}, the config {new!r}"
         if place.startswith(_HONOURED):
             honoured.append(place)
             runner.logger.warning(f"resume: {text}; the config's is taken")
@@ -107,9 +118,24 @@ def compare(runner: Runner, checkpoint: Mapping[str, Any], name: str) -> bool:
     return any(not place.startswith("train_cfg") for place in honoured)
 
 
-def _term(place: str, old: Any, new: Any) -> bool:
-    """A term of the loss with parameters or networks of its own that one of the two has and the other has not."""
+def _heads(config: Mapping[str, Any]) -> list[str]:
+    """The projection heads that a training has."""
+    hook = next((h for h in config.get("custom_hooks") or [] if "PipaHook" in str(h.get("type"))), None)
+    return [] if hook is None else wanted_heads({**default_settings(), **(config.get("pipa") or {}), **hook})
+
+
+def _group_sizes(optimizer: Mapping[str, Any]) -> list[int]:
+    return [len(group["params"]) for group in optimizer.get("param_groups") or ()]
+
+
+def _term(place: str, old: Any, new: Any, heads: bool) -> bool:
+    """A term of the loss with parameters or networks of its own that one of the two has and the other has not.
+
+    heads: one has projection heads that the other has not; the distribution contrast shares the pixel contrast's.
+    """
     last = place.rsplit(".", 1)[-1]
+    if last == "distribution_weight" or (last == "type" and "PipaHook" in place):
+        return heads
     if last not in ("pixel_weight", "patch_weight", "feature_distance_weight", "pixel_dim", "patch_dim"):
         return last in ("projection_hidden", "projection_layers")
     if last.endswith("dim"):

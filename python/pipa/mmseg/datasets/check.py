@@ -12,7 +12,7 @@ import numpy as np
 from mmseg.registry import DATASETS
 
 from pipa.environment import ERROR, NOTE, WARNING, Finding
-from pipa.files.images import DataError, open_image, read_image
+from pipa.files.images import DataError, open_image, read_image, upright
 from pipa.files.labels import LabelReading, lost
 from pipa.mmseg.datasets.check_crop import crop_findings
 from pipa.mmseg.datasets.domain_dataset import DomainDataset
@@ -53,10 +53,12 @@ def loaders(config: Mapping, path: str = "") -> Iterator[tuple[str, Mapping]]:
 
 
 def used_loaders(config: Mapping) -> list[tuple[str, Mapping]]:
-    """As `loaders`, without a top-level target_dataloader that a hook has its own copy of."""
-    found = list(loaders(config))
-    own = any(place.startswith("custom_hooks") and place.endswith(".target_dataloader") for place, _ in found)
-    return [(place, loader) for place, loader in found if not (own and place == "target_dataloader")]
+    """As `loaders`, those that a training or a test reads: no variable of a file, and a top-level target_dataloader
+    only where a PipaHook has none of its own."""
+    hooks = [hook for hook in config.get("custom_hooks") or [] if isinstance(hook, Mapping)]
+    shared = any("PipaHook" in str(hook.get("type")) and not hook.get("target_dataloader") for hook in hooks)
+    read = ("train_dataloader", "val_dataloader", "test_dataloader", *(["target_dataloader"] if shared else []))
+    return [(place, loader) for place, loader in loaders(config) if place in read or place.startswith("custom_hooks")]
 
 
 def innermost(dataset: Mapping) -> Mapping:
@@ -146,6 +148,9 @@ class _Inspector:
         self.strict = isinstance(dataset, DomainDataset)
         images = [t for t in transforms if isinstance(t, LoadImage)]
         self.convert = images[0].convert if images else None
+        kinds = [str(getattr(t, "color_type", "")) for t in transforms]
+        # OpenCV turns a photo as its EXIF record says, but for these of mmcv's ways to read it.
+        self.turned = not any(kind == "unchanged" or kind.endswith("ignore_orientation") for kind in kinds)
         self.labels = any(type(t).__name__ in _LABEL_LOADERS for t in transforms)
         self.loader = next((t for t in transforms if isinstance(t, LoadLabel)), LoadLabel())
         self.loader.told = True  # the report says it
@@ -156,7 +161,8 @@ class _Inspector:
         sample = Sample(str(info.get("img_path")))
         try:
             if self.convert is None:  # another loader reads it (mmcv's converts what it is given)
-                with open_image(sample.image) as image:
+                with open_image(sample.image) as opened:
+                    image = upright(opened) if self.turned else opened
                     sample.size = (image.height, image.width)
                     pixels = np.asarray(image.convert("RGB"))
             else:

@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 
 from pipa.environment import ERROR, GIB, NOTE, WARNING, Finding, free_space
 from pipa.mmseg.datasets import check
+from pipa.mmseg.run import pipeline_steps, values
 from pipa.mmseg.run.config import read_config
 from pipa.mmseg.run.places import line_of
 
@@ -33,8 +34,8 @@ def load(config: str | Path | Mapping) -> Mapping:
 
 
 def check_run(config: Mapping) -> list[Finding]:
-    """Settings and places that a run needs: disk, seed, loader workers, checkpoint files."""
-    findings = []
+    """Settings and places that a run needs: single values, disk, seed, loader workers, checkpoint files."""
+    findings = [Finding(ERROR, place, text, "correct the value") for place, text in values.refusals(config)]
     work_dir = Path(config.get("work_dir") or "work_dirs")
     existing = next((p for p in (work_dir, *work_dir.absolute().parents) if p.exists()), Path("."))
     if not os.access(existing, os.W_OK):
@@ -47,9 +48,8 @@ def check_run(config: Mapping) -> list[Finding]:
     if (config.get("randomness") or {}).get("seed") is None:
         text = "no seed: every start draws another one"
         findings.append(Finding(WARNING, "randomness", text, "set randomness=dict(seed=0)"))
-    workers = {
-        p: int(v.get("num_workers", 0)) for p, v in check.used_loaders(config) if not p.startswith(("val", "test"))
-    }
+    workers = {p: v.get("num_workers", 0) for p, v in check.used_loaders(config) if not p.startswith(("val", "test"))}
+    workers = {p: count for p, count in workers.items() if isinstance(count, int)}  # others are told above
     cores = os.cpu_count() or 1
     if sum(workers.values()) > 2 * cores:
         text = f"{sum(workers.values())} loader workers on {cores} core(s): {workers}"
@@ -66,6 +66,9 @@ def check_data(config: Mapping, workers: int, max_files: int | None = None, prog
     """Every file of every data set of the config."""
     register_all_modules(init_default_scope=True)
     findings = check.check_pairing(config)
+    for name in ("val_dataloader", "test_dataloader"):
+        refused = pipeline_steps.evaluated(config, name)
+        findings += [Finding(ERROR, where, text, "correct the pipeline") for where, text in refused]
     places = list(check.used_loaders(config))
     if not places:
         findings.append(Finding(ERROR, "config", "no dataloader with a dataset in the config", "add train_dataloader"))
@@ -82,8 +85,10 @@ def check_data(config: Mapping, workers: int, max_files: int | None = None, prog
 
 def check_start(config: Mapping, iteration: bool = True) -> list[Finding]:
     """What the training's own start says, and one iteration of it; the last findings say what was not looked at."""
-    from pipa.mmseg.run.dry_run import dry_run
+    from pipa.mmseg.run.dry_run import UNSEEN, dry_run
 
+    if any(values.refusals(config)):
+        return [Finding(NOTE, UNSEEN, "the training's start and one iteration (because of the values above)")]
     return dry_run(config, iteration)
 
 

@@ -21,7 +21,17 @@ from pipa.configs import path_of
 from pipa.files.plain import SUFFIXES, read_plain
 from pipa.mmseg.checkpoints.components import IMPORTS, is_registered, looked_up
 from pipa.mmseg.mmengine_compat import merge
-from pipa.mmseg.run.python_config import FIELDS, Found, Layer, reach_hook, read_python, replaced, under, unused
+from pipa.mmseg.run.python_config import (
+    FIELDS,
+    Found,
+    Layer,
+    check_variables,
+    reach_hook,
+    read_python,
+    replaced,
+    under,
+    unused,
+)
 
 
 def read_data_config(path: str | Path) -> Config:
@@ -57,6 +67,7 @@ def read_data(path: str | Path, layers: tuple[Layer, ...] = (), _inside: tuple[P
         return merged
 
     first = below({})
+    check_variables(path, content, first)
     merged = under(below, content, first)
     _import(path, content.get("custom_imports"))
     for name in looked_up(content):

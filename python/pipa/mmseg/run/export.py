@@ -14,13 +14,16 @@ from pipa.inference.export.folder import write_folder, write_weights
 from pipa.inference.export.onnx import write_onnx
 from pipa.mmseg.checkpoints.adapters import without_adapters
 from pipa.mmseg.checkpoints.description import KEY
-from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import Weights, choose, held
+from pipa.mmseg.run.checkpoint_file import read_named
 from pipa.mmseg.run.choosing import logged_scores
 from pipa.mmseg.run.network import build
 from pipa.mmseg.run.open import description_of
+from pipa.mmseg.run.pipeline_steps import outside_graph
 
 Format: TypeAlias = Literal["pth", "safetensors", "onnx"]
+# Ends of names by which a file is read: under another's end it could not be opened. Others are read as .pth.
+ENDS: dict[str, Format] = {".pth": "pth", ".safetensors": "safetensors", ".onnx": "onnx"}
 
 
 @dataclass
@@ -47,7 +50,8 @@ def export(
         config: for a checkpoint that does not carry its network.
 
     Raises:
-        ValueError: `out` is the checkpoint itself, the file holds no such weights, or it cannot be exported.
+        ValueError: `out` is the checkpoint itself or ends as a file of another format, the file holds no such weights,
+            `size` is none, or it cannot be exported: a test pipeline has steps that an ONNX file would lack.
         FileExistsError: `out` is there and no earlier export.
     """
     out = Path(out)
@@ -55,11 +59,16 @@ def export(
     folder = form == "safetensors" and (out.is_dir() or not out.suffix)
     if folder:
         refuse_other_folder(out)
+    elif not out.is_dir() and ENDS.get(out.suffix.lower(), "pth" if form == "pth" else "onnx") != form:
+        named = f"a name that ends in .{form}{' or a folder' if form == 'safetensors' else ''}"
+        raise ValueError(f"--out {out}: for --format {form} expected {named}, got {out.suffix}")
     else:
         refuse_other_file(out, form)
     if size is not None and form != "onnx":
         raise ValueError(f"--size is the input of an ONNX file; {form} takes any size")
-    content = read_checkpoint(checkpoint)
+    if size is not None and min(size) < 1:
+        raise ValueError(f"--size: expected a height and a width of 1 pixel or more, got {size[0]} {size[1]}")
+    content = read_named(checkpoint)
     state = choose(content, str(checkpoint), weights)
     which = held(content, weights)
     if form == "pth":
@@ -68,6 +77,12 @@ def export(
     _add_scores(description, Path(checkpoint), which)
     description, state = without_adapters(description, state)
     if form == "onnx":
+        lacks = outside_graph(description["test_pipeline"])
+        if lacks:
+            raise ValueError(
+                f"{checkpoint}: an ONNX file would lack {', '.join(lacks)} of the test pipeline and predict something "
+                "else; export .pth or safetensors, which keep it, or give a --config whose test pipeline goes without"
+            )
         network = build(description, state, str(checkpoint), "cpu")
         size = size or _size(network, description)
         difference = write_onnx(out, network, size)

@@ -29,13 +29,12 @@ from pipa.mmseg.checkpoints.description import Description, allowed_imports
 from pipa.mmseg.checkpoints.weights import fill
 from pipa.mmseg.datasets.transforms import run
 from pipa.mmseg.mmengine_compat import normalised_by
+from pipa.mmseg.run.pipeline_steps import IMAGE_LOADERS, LABEL_LOADERS, check_pipeline, name_of, reads_grey
 
-_IMAGE_LOADERS = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadSingleRSImageFromFile")
-# A picture longer than so many times its width is extended before it is resized.
+# A picture longer than so many times its width is extended where it cannot be resized as it is.
 _NARROW = 32
 # Pixels that are normalised at a time.
 _STRIP = 1 << 20
-_LABEL_LOADERS = ("LoadLabel", "LoadAnnotations")
 
 
 class SegmentorNetwork:
@@ -44,16 +43,21 @@ class SegmentorNetwork:
     Args:
         model: an ``EncoderDecoder`` with its weights.
         description: what it was built from; its ``test_pipeline`` reads the pictures.
+
+    Raises:
+        ValueError: a test pipeline that loads no image, or after which a prediction would not lie on the picture.
     """
 
     def __init__(self, model: Any, description: Description) -> None:
         if not hasattr(model, "encode_decode"):
             raise TypeError(f"{type(model).__name__} is not an mmsegmentation EncoderDecoder: it cannot predict here")
         self.model, self._description = model, description
-        steps = [step for step in description["test_pipeline"] if _name(step) not in _LABEL_LOADERS]
-        at = [i for i, step in enumerate(steps) if _name(step) in _IMAGE_LOADERS]
+        check_pipeline(description["test_pipeline"], "test_pipeline", labels=False)
+        steps = [step for step in description["test_pipeline"] if name_of(step) not in LABEL_LOADERS]
+        at = [i for i, step in enumerate(steps) if name_of(step) in IMAGE_LOADERS]
         if not at:
-            raise ValueError(f"test_pipeline: no step loads an image; expected one of {', '.join(_IMAGE_LOADERS)}")
+            raise ValueError(f"test_pipeline: no step loads an image; expected one of {', '.join(IMAGE_LOADERS)}")
+        self._grey = name_of(steps[at[0]]) if reads_grey(steps[at[0]]) else None
         self._loads_floats = bool(steps[at[0]].get("to_float32", False))
         built = [_build(step) for step in steps]
         self._load, self._after = built[: at[0] + 1], built[at[0] + 1 :]
@@ -67,28 +71,28 @@ class SegmentorNetwork:
     # -- pictures ----------------------------------------------------------------------------------------------------
 
     def prepare(self, source: Path | npt.NDArray[np.uint8]) -> Prepared:
-        """Run the test pipeline and the model's preprocessor on a file or on RGB pixels."""
+        """Run the test pipeline and the model's preprocessor on a file or on RGB pixels.
+
+        Raises:
+            ValueError: no picture, or pixels where the pipeline's loader makes files grey.
+        """
         path = source if isinstance(source, Path) else None
         results: dict[str, Any] = {"seg_fields": [], "reduce_zero_label": False}
         if isinstance(source, Path):
             results = run(self._load, {**results, "img_path": str(source)})
             if results.get("img") is None:
                 raise DataError(f"{source}: expected an image, found nothing that can be read")
+        elif self._grey is not None:
+            # Decoders weigh the colours each in their own way: a grey made here would be another than the loader's.
+            raise ValueError(f"image: expected a file, because the test pipeline's {self._grey} reads it as grey")
         else:
             pixels: npt.NDArray[Any] = np.ascontiguousarray(source[..., ::-1])  # pipelines work on BGR
             size = pixels.shape[:2]
             results.update(img=pixels.astype(np.float32) if self._loads_floats else pixels)
             results.update(img_shape=size, ori_shape=size)
         picture = _picture(results["img"])
-        extended = None
-        height, width = results["img"].shape[:2]
-        if max(height, width) > _NARROW * min(height, width):
-            # Resizing would leave less than a pixel of the short side, or too little for any encoder.
-            extended = (max(height, -(-width // _NARROW)), max(width, -(-height // _NARROW)))
-            margin = ((0, extended[0] - height), (0, extended[1] - width), (0, 0))[: results["img"].ndim]
-            results["img"] = np.pad(results["img"], margin, mode="edge")
-            results["img_shape"] = results["ori_shape"] = extended
-        ready = self._preprocessed(run(self._after, results))
+        packed, extended = self._packed(results)
+        ready = self._preprocessed(packed)
         meta: dict[str, Any] = dict(ready["data_samples"][0].metainfo)
         padding: Any = meta.get("img_padding_size", meta.get("padding_size")) or (0, 0, 0, 0)
         left, right, top, bottom = padding
@@ -96,6 +100,24 @@ class SegmentorNetwork:
         return Prepared(
             ready["inputs"], picture, (int(left), int(right), int(top), int(bottom)), flip, meta, extended, path
         )
+
+    def _packed(self, results: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, int] | None]:
+        """What the steps after the loader make of a picture, and the size that it was extended to for that.
+
+        As a test does it wherever a test can: a narrow picture is extended only where its resizing leaves less than a
+        pixel of the short side, which is an error there.
+        """
+        height, width = results["img"].shape[:2]
+        if max(height, width) <= _NARROW * min(height, width):
+            return run(self._after, results), None
+        try:
+            return run(self._after, {**results, "seg_fields": list(results["seg_fields"])}), None
+        except Exception:  # OpenCV has an error type of its own
+            extended = (max(height, -(-width // _NARROW)), max(width, -(-height // _NARROW)))
+        margin = ((0, extended[0] - height), (0, extended[1] - width), (0, 0))[: results["img"].ndim]
+        results["img"] = np.pad(results["img"], margin, mode="edge")
+        results["img_shape"] = results["ori_shape"] = extended
+        return run(self._after, results), extended
 
     def _preprocessed(self, packed: dict[str, Any]) -> Any:
         """What the model's preprocessor makes of one picture.
@@ -156,8 +178,10 @@ def build(
     """The described model with its weights, ready to predict.
 
     Raises:
-        ValueError: a component that is not registered, or weights that do not fit; the message names `where`.
+        ValueError: a component that is not registered, or weights that do not fit; the message names `where`. A device
+            that torch does not know or does not have.
     """
+    chosen = _usable(device)
     description, state = without_adapters(description, state)
     register_all_modules(init_default_scope=True)
     for name in allowed_imports(description):
@@ -169,19 +193,26 @@ def build(
             f"{where}: {str(error.args[0]).splitlines()[0]}; import the module that registers it, or give the config"
         ) from None
     fill(model, state, where)
-    model = model.to(get_device() if device is None else device).eval()
-    return SegmentorNetwork(model, description)
+    return SegmentorNetwork(model.to(chosen).eval(), description)
 
 
-def _name(step: Any) -> str:
-    kind = step["type"] if isinstance(step, dict) else type(step).__name__
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+def _usable(device: str | torch.device | None) -> torch.device:
+    try:
+        found = torch.device(get_device() if device is None else device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: expected cpu, cuda, cuda:1 or another of torch's, got {device!r}") from None
+    try:
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"device: {str(found)!r} cannot be used here: {first}") from None
+    return found
 
 
 def _build(step: Any) -> Any:
     if not isinstance(step, dict):
         return step
-    if _name(step) == "LoadImage":
+    if name_of(step) == "LoadImage":
         step = {**step, "convert": True}  # grey, alpha and 16 bits: a picture need not be as uniform as a data set
     return TRANSFORMS.build(ConfigDict(step))
 

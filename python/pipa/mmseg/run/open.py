@@ -13,8 +13,8 @@ from pipa.inference.memory import give_back
 from pipa.inference.segmenter import Segmenter
 from pipa.mmseg.checkpoints import description as described
 from pipa.mmseg.checkpoints.config_text import read_config_text
-from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import Weights, choose, held
+from pipa.mmseg.run.checkpoint_file import read_named
 from pipa.mmseg.run.network import build
 from pipa.mmseg.run.train import load_config
 
@@ -26,7 +26,7 @@ def open_segmenter(
     device: str | torch.device | None = None,
 ) -> Segmenter:
     """See :func:`pipa.load`."""
-    content = read_checkpoint(checkpoint)
+    content = read_named(checkpoint)
     segmenter = segmenter_of(content, str(checkpoint), config, weights, device)
     del content  # holds every weight, and those of the other network, once more
     give_back()

@@ -21,7 +21,8 @@ from mmengine.runner import LogProcessor, Runner
 from torch.utils.data import DataLoader
 
 from pipa.mmseg.mmengine_compat import values_of, with_values
-from pipa.mmseg.run.python_config import FIELDS, Found, Layer, fields, hooks, replaced, under
+from pipa.mmseg.run.python_config import FIELDS, Found, Layer, check_variable, fields, hooks, replaced, under
+from pipa.mmseg.run.values import refusal
 from pipa.settings import HOOK_DEFAULTS, default_settings
 
 # Options of a loader that change no result: they may stand for a loader that is not used.
@@ -66,7 +67,9 @@ def apply(read: Callable[[Layer], Config], options: Sequence[tuple[str, Any]]) -
     own: dict[str, Any] = {}
     for key, value in options:
         check_option(plain, key)
-        check_count(key, value)
+        text = refusal(key, value)  # before anything is computed from it
+        if text is not None:
+            raise ValueError(f"--cfg-options {key}: {text}")
         name = key.partition(".")[0]
         if name not in FIELDS:
             variables[name] = _variable(plain, variables, key, value)
@@ -102,12 +105,12 @@ def _variable(config: Config, variables: Mapping[str, Any], key: str, value: Any
         part = Config({name: copy.deepcopy(old)})
         part.merge_from_dict({key: value})
         return part[name]
-    number = isinstance(old, (int, float)) and not isinstance(old, bool)
+    check_variable(f"--cfg-options {name}", old, value)
     kinds: tuple[tuple[bool, type | tuple[type, ...], str], ...] = (
         (isinstance(old, dict), dict, "a dictionary"),
         (isinstance(old, (list, tuple)), (list, tuple), f"{len(old) if isinstance(old, (list, tuple)) else 0} values"),
         (isinstance(old, bool), bool, "true or false"),
-        (number, (int, float), "a number"),
+        (isinstance(old, (int, float)) and not isinstance(old, bool), (int, float), "a number"),
     )
     for applies, kind, expected in kinds:
         if applies and value is not None and not isinstance(value, kind):
@@ -212,32 +215,6 @@ def check_option(config: Config, key: str) -> None:
                 return
             raise ValueError(f"--cfg-options {key}: the config has no {part!r}{_hint(config, part, node, known)}")
         node = node[part]
-
-
-# Whole numbers of the runner, its schedules, loaders and hooks, and the least that each may be.
-COUNTS = {
-    "max_iters": 1,
-    "val_interval": 1,
-    "val_begin": 0,
-    "batch_size": 1,
-    "num_workers": 0,
-    "seed": 0,
-    "begin": 0,
-    "end": 1,
-}
-
-
-def check_count(key: str, value: Any) -> None:
-    """Refuse what is no whole number where one is needed: its error would come late, and name no key."""
-    place, _, name = key.rpartition(".")
-    counted = place.startswith(("train_cfg", "param_scheduler", "randomness")) or place.endswith("dataloader")
-    if name not in COUNTS or not counted:
-        return
-    if name == "seed" and value is None:
-        return
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and float(value).is_integer()
-    if not whole or value < COUNTS[name]:
-        raise ValueError(f"--cfg-options {key}: expected a whole number of {COUNTS[name]} or more, got {value!r}")
 
 
 def _hint(config: Config, part: str, node: Any, known: Any) -> str:

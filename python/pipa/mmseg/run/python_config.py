@@ -121,6 +121,7 @@ def evaluate(path: Path, layers: tuple[Layer, ...] = ()) -> Read:
 
     first = below({})
     own = _run(source, path, first, layers)
+    check_variables(path, own, first)
     config = under(below, own, first)
     if config is not first:  # what the file takes from its bases follows too; what it gives them stays
         kept = {name: own[name] for name in own if name in first and name not in FIELDS}
@@ -159,6 +160,24 @@ def under(below: Callable[[Layer], ConfigDict], own: Mapping[str, Any], first: C
     for schedule in _schedules(config):
         _follow(schedule, old, new)
     return config
+
+
+def check_variables(path: Path, own: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    """:func:`check_variable` of each variable of a file over the base that gives it first. ValueError."""
+    for name, value in own.items():
+        if name in first and name not in FIELDS:
+            check_variable(f"{path}: {name}", first[name], value)
+
+
+def check_variable(where: str, old: Any, new: Any) -> None:
+    """Refuse a variable that what is computed from it cannot take: a text or a truth value in the place of a number,
+    or a size with another count of sides."""
+    number = isinstance(old, (int, float)) and not isinstance(old, bool)
+    if number and isinstance(new, (str, bool)):
+        raise ValueError(f"{where}: expected a number in the place of {old!r}, got {new!r}")
+    sides = where.endswith("size") and isinstance(old, tuple) and isinstance(new, (list, tuple))
+    if sides and len(old) != len(new):
+        raise ValueError(f"{where}: expected {len(old)} values in the place of {old!r}, got {new!r}")
 
 
 def reach_hook(config: Mapping[str, Any], own: Mapping[str, Any]) -> None:

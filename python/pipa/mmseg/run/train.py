@@ -16,7 +16,6 @@ from mmengine.runner import Runner
 
 import pipa.mmseg  # noqa: F401  (registers)
 from pipa.files.plain import SUFFIXES
-from pipa.mmseg.checkpoints.read import read_checkpoint
 from pipa.mmseg.checkpoints.weights import choose, fill
 from pipa.mmseg.engine.data_check_hook import DataCheckHook
 from pipa.mmseg.engine.launcher import init_launcher
@@ -24,9 +23,12 @@ from pipa.mmseg.engine.progress import ProgressHook
 from pipa.mmseg.engine.start_checks import check_tested, hook_places, refuse
 from pipa.mmseg.mmengine_compat import build_runner, values_of
 from pipa.mmseg.models.segmentors.step_adapter import core_model, main_head
+from pipa.mmseg.run.checkpoint_file import read_named
 from pipa.mmseg.run.config import read_config
 from pipa.mmseg.run.options import apply, without_workers
 from pipa.mmseg.run.options import parse as options_of
+from pipa.mmseg.run.pipeline_steps import check_evaluated
+from pipa.mmseg.run.values import check_values
 
 __all__ = ["evaluate_checkpoint", "hush", "load_config", "load_weights", "load_with", "train", "weights_of"]
 
@@ -96,8 +98,11 @@ def train(
         overwrite: remove the checkpoints of an earlier training in the work folder; without it they are an error.
 
     Raises:
-        ValueError: ``overwrite`` beside a resume, or without a SafeCheckpointHook.
+        ValueError: a value that no training can have, a step of the validation's pipeline that a prediction cannot take
+            back, ``overwrite`` beside a resume, or without a SafeCheckpointHook.
     """
+    check_values(config)
+    check_evaluated(config, "val_dataloader")
     if overwrite and (resume or config.get("resume")):
         asks = "--resume" if resume else "the config's resume=True"
         raise ValueError(f"{asks} goes on with the folder's training and --overwrite removes it: choose one")
@@ -139,11 +144,14 @@ def evaluate_checkpoint(config: Config, checkpoint: str | Path, teacher: bool = 
     """Metrics of a checkpoint on ``test_dataloader``.
 
     Raises:
-        ValueError: the weights do not fit the model, or the data has other classes than the checkpoint or the model.
+        ValueError: the weights do not fit the model, the data has other classes than the checkpoint or the model, a
+            value of the config, or a step of the test pipeline that a prediction cannot take back.
     """
     drop_training(config)
+    check_values(config)
+    check_evaluated(config, "test_dataloader")
+    content = read_named(checkpoint)
     runner = build_runner(config)
-    content = read_checkpoint(checkpoint)
     fill(runner.model, choose(content, str(checkpoint), "teacher" if teacher else "auto"), str(checkpoint))
     core = core_model(runner)
     head = main_head(core) if hasattr(core, "decode_head") else None
@@ -166,7 +174,7 @@ def weights_of(checkpoint: str | Path, teacher: bool = False) -> dict[str, torch
     Raises:
         ValueError: the file holds no such weights.
     """
-    return choose(read_checkpoint(checkpoint), str(checkpoint), "teacher" if teacher else "auto")
+    return choose(read_named(checkpoint), str(checkpoint), "teacher" if teacher else "auto")
 
 
 def load_weights(model: torch.nn.Module, checkpoint: str | Path, teacher: bool = False) -> None:
