@@ -272,7 +272,7 @@ def test_a_camera_gives_a_video(
     real = cv2.VideoCapture
     written: list[np.ndarray] = []
     add = pipa.inference.video.Writer.add
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda place: Camera(place) if isinstance(place, int) else real(place))
     monkeypatch.setattr(
         pipa.inference.video.Writer, "add", lambda self, frame: (written.append(frame), add(self, frame))[1]
     )

@@ -174,7 +174,7 @@ class Segmenter:
         """Logits ``(C, h, w)`` on the host, at the size of the network's input and without its padding."""
         prepared = self.prepare(source)
         rows = [band for _, band in self._bands([prepared], prepared.inputs, window or self.network.window)]
-        return _unpadded(torch.cat(rows, 2)[0], prepared)
+        return unpadded(torch.cat(rows, 2)[0], prepared)
 
     @torch.inference_mode()
     def pieces(self, prepared: Prepared) -> Iterator[tuple[Tensor, npt.NDArray[Any]]]:
@@ -186,7 +186,7 @@ class Segmenter:
                 yield band[0], self._one(prepared, band[0], tuple(band.shape[2:]))[0]
         else:
             whole = torch.cat([band for _, band in parts], 2)[0]
-            yield _unpadded(whole, prepared), self._one(prepared, whole)[0]
+            yield unpadded(whole, prepared), self._one(prepared, whole)[0]
 
     def _decide(
         self, items: list[Prepared], flip: bool, scales: Sequence[float], window: Window | None
@@ -209,11 +209,11 @@ class Segmenter:
     def _bands(self, items: list[Prepared], inputs: Tensor, window: Window | None) -> Iterator[tuple[int, Tensor]]:
         meta = [item.meta for item in items]
         if window is None:
-            yield 0, self._forward(inputs, meta, whole=True)
+            yield 0, self.one_pass(inputs, meta, whole=True)
             return
-        yield from bands(inputs, window, lambda crop: self._forward(crop, meta, whole=False))
+        yield from bands(inputs, window, lambda crop: self.one_pass(crop, meta, whole=False))
 
-    def _forward(self, inputs: Tensor, meta: list[dict[str, Any]], whole: bool) -> Tensor:
+    def one_pass(self, inputs: Tensor, meta: list[dict[str, Any]], whole: bool) -> Tensor:
         """One pass; a picture too small for the encoder is extended by its border."""
         height, width = inputs.shape[2:]
         if not whole:
@@ -244,7 +244,7 @@ class Segmenter:
         self, item: Prepared, logits_chw: Tensor, size: tuple[int, ...] | None = None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
         if size is None:
-            logits_chw, size = _unpadded(logits_chw, item), item.extended or item.image_hwc.shape[:2]
+            logits_chw, size = unpadded(logits_chw, item), item.extended or item.image_hwc.shape[:2]
         try:
             label, confidence = decide(logits_chw, size, self.network.align_corners, self.network.threshold)
         except NotFiniteError as error:
@@ -318,7 +318,8 @@ def _direct(item: Prepared) -> bool:
     return not any(item.padding) and item.flip is None and item.inputs.shape[2:] == item.image_hwc.shape[:2]
 
 
-def _unpadded(logits_chw: Tensor, item: Prepared) -> Tensor:
+def unpadded(logits_chw: Tensor, item: Prepared) -> Tensor:
+    """Logits of the prepared picture without padding, not mirrored."""
     left, right, top, bottom = item.padding
     height, width = logits_chw.shape[1:]
     inner = logits_chw[:, top : height - bottom, left : width - right]

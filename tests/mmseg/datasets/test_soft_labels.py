@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("mmseg")
 
@@ -263,3 +264,27 @@ def test_soft_labels_are_of_the_pictures_that_train(start: Path, root: Path, tmp
     beside.write_bytes(second.read_bytes())
     with pytest.raises(ValueError, match=r"expected the soft label of .*more.*, got one of another picture"):
         tiny.train(training(data, tmp_path / "beside", **terms))
+
+
+def test_soft_labels_lie_as_predictions_do(root: Path, tmp_path: Path) -> None:
+    """A test pipeline may mirror the picture, and a very narrow one is extended for its resizing."""
+    narrow = tmp_path / "narrow.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1, 400, 3), dtype=np.uint8)).save(narrow)
+    cfg = training(root, tmp_path)
+    steps = [dict(type="Resize", scale=(128, 128), keep_ratio=True), dict(type="RandomFlip", prob=1.0)]
+    cfg["test_pipeline"] = [dict(type="LoadImage"), *steps, dict(type="PackSegInputs")]
+    config = Config(cfg)
+    checkpoint = small_segmentors.checkpoint(config, tmp_path / "any.pth", describe(config))
+    segmenter = pipa.load(checkpoint)
+    assert segmenter.prepare(narrow).extended == (13, 400)
+    for file, size in ((images(root)[0], (128, 128)), (narrow, (1, 128))):
+        arguments = ["soft-labels", str(checkpoint), str(file), "--out", str(tmp_path / "soft"), "--stride", "1"]
+        assert cli.main(arguments) == 0
+        stored = np.load(tmp_path / "soft" / f"{file.stem}.npy").astype(np.float32)
+        assert stored.shape[1:] == size
+        label = segmenter.predict(file).label_hw
+        at = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(size, label.shape, strict=True)]
+        ranked = np.sort(stored, 0)
+        clear = ranked[-1] - ranked[-2] > 0.01
+        assert clear.mean() > 0.2
+        assert (stored.argmax(0) == label[np.ix_(*at)])[clear].mean() > 0.95

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from pipa.files.atomic import refuse_other, write, write_text
 from pipa.inference.decision import two_classes
+from pipa.inference.segmenter import unpadded
 from pipa.mmseg.checkpoints.weights import Weights
 from pipa.mmseg.datasets.soft_labels import INDEX, PICTURES, digest_of_file, file_of
 from pipa.mmseg.run.open import open_segmenter
@@ -67,7 +68,8 @@ def write_soft_labels(
         if stems.setdefault(image.stem, image) != image:
             raise ValueError(f"{image}: has the name of {stems[image.stem]}; soft labels are stored by name")
     pictures = {image.stem: digest_of_file(image) for image in images}
-    network: Any = open_segmenter(checkpoint, config, weights, device).network
+    segmenter = open_segmenter(checkpoint, config, weights, device)
+    network: Any = segmenter.network
     index = {
         "classes": list(network.classes),
         "stride": stride,
@@ -86,9 +88,12 @@ def write_soft_labels(
         if target.is_file() and image.stem in known:
             continue
         prepared = network.prepare(image)
-        logits = network.logits(prepared.inputs, [prepared.meta]).float()
-        left, right, top, bottom = prepared.padding
-        logits = logits[..., top : logits.shape[2] - bottom, left : logits.shape[3] - right]
+        logits = segmenter.one_pass(prepared.inputs, [prepared.meta], whole=True).float()
+        logits = unpadded(logits[0], prepared)[None]
+        if prepared.extended is not None:
+            own = zip(logits.shape[2:], prepared.image_hwc.shape[:2], prepared.extended, strict=True)
+            rows, columns = (max(1, round(n * length / whole)) for n, length, whole in own)
+            logits = logits[..., :rows, :columns]
         if stride > 1:
             size = [max(1, round(n / stride)) for n in logits.shape[2:]]
             logits = interpolate(logits, size, mode="area")
