@@ -216,8 +216,12 @@ def test_methods_are_compared_on_the_seeds_that_all_have() -> None:
     study = dict(study="s", evaluations=1, methods=["a", "b"], baseline="a", runs=runs)
     assert inside(study).count("| 0.250 | 0.250 | 0.250 | 0.250 | 0.100 | 50 |") == 2
     assert [run["method"] for run in shared(study)["runs"]] == ["a", "b"]
-    # Without a common seed there is nothing better than all of them.
-    assert len(shared({**study, "runs": runs[1:]})["runs"]) == 2
+    # Without a common seed as few methods as possible are left out, and never the baseline.
+    assert [run["method"] for run in shared({**study, "runs": runs[1:]})["runs"]] == ["a"]
+    seeds = {"a": (0, 1, 2), "b": (3, 4), "c": (1, 2, 5), "d": (2, 4)}
+    runs = [{**low, "method": m, "seed": seed} for m, own in seeds.items() for seed in own]
+    kept = shared({**study, "methods": list(seeds), "runs": runs})["runs"]
+    assert [(run["method"], run["seed"]) for run in kept] == [("a", 2), ("c", 2), ("d", 2)]
 
 
 def test_means_are_of_the_seeds_whose_numbers_every_method_has() -> None:

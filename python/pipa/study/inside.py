@@ -51,7 +51,7 @@ def threshold_of(run: Mapping[str, Any]) -> float | None:
 
 
 def labelled(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """The runs whose pseudo-labels compare, of the seeds that every method has, and the methods that are left out.
+    """The runs whose pseudo-labels compare, of the seeds that every method has, and why which methods are left out.
 
     A run without adaptation has no threshold of its own: it counts where it was measured at the baseline's. Trainings
     with another threshold count with theirs, which is what they learned from.
@@ -66,7 +66,10 @@ def labelled(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
         for run in runs
         if run["method"] == method and method not in kept
     ]
-    return shared({**results, "runs": compare}), list(dict.fromkeys(out))
+    together = shared({**results, "runs": compare})
+    apart = sorted(kept - {run["method"] for run in together["runs"]}, key=results["methods"].index)
+    reasons = {"measured from another probability on": list(dict.fromkeys(out)), "of other seeds": apart}
+    return together, [f"as {reason}: {', '.join(names)}" for reason, names in reasons.items() if names]
 
 
 def label_table(results: Mapping[str, Any]) -> str | None:
@@ -92,7 +95,7 @@ def label_table(results: Mapping[str, Any]) -> str | None:
     )
     if made is None or not left_out:
         return made
-    return f"{made}\n\nNot shown, as measured from another probability on: {', '.join(left_out)}."
+    return f"{made}\n\nNot shown, {'; '.join(left_out)}."
 
 
 def embedding_table(results: Mapping[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from pipa.study.statistics import (
@@ -50,15 +51,28 @@ def methods(results: Mapping[str, Any]) -> list[str]:
 
 
 def shared(results: Mapping[str, Any], has: Callable[[Mapping[str, Any]], Any] = bool) -> Mapping[str, Any]:
-    """The runs of the seeds that every method has, where there is one: means of other seeds do not compare.
+    """The runs of the seeds that every method has: means of other seeds do not compare.
+
+    Where no seed is every method's, as few methods as possible are left out, and never the baseline.
 
     Args:
         has: whether a run has what is to be compared; methods of which no run has it do not count.
     """
     runs = [run for run in results["runs"] if has(run)]
-    seeds = [{run["seed"] for run in runs if run["method"] == method} for method in methods(results)]
-    common = set.intersection(*filter(None, seeds)) if runs else set()
-    return {**results, "runs": [run for run in runs if run["seed"] in common or not common]}
+    seeds = {name: {run["seed"] for run in runs if run["method"] == name} for name in methods(results)}
+    kept, common = _together({name: own for name, own in seeds.items() if own}, results["baseline"])
+    return {**results, "runs": [run for run in runs if run["method"] in kept and run["seed"] in common]}
+
+
+def _together(seeds: Mapping[str, set[int]], baseline: str) -> tuple[tuple[str, ...], set[int]]:
+    """The most methods that have a seed in common, of several such choices the one with most seeds, and those seeds."""
+    for count in range(len(seeds), 0, -1):
+        choices = [some for some in combinations(seeds, count) if baseline in some or baseline not in seeds]
+        found = [(some, set.intersection(*(seeds[name] for name in some))) for some in choices]
+        best = max(found, key=lambda pair: len(pair[1]), default=((), set()))
+        if best[1]:
+            return best
+    return (), set()
 
 
 def seeds_of(results: Mapping[str, Any]) -> str:
@@ -145,8 +159,10 @@ def difference_cells(found: Paired) -> list[str]:
 
 
 def class_table(results: Mapping[str, Any], baseline: str | None = None) -> str:
-    """Mean paired difference of each class: of the teacher, where both have one or one network stands for it."""
+    """Mean paired difference of each class, of the seeds that every method has: of the teacher, where both have one or
+    one network stands for it."""
     baseline = baseline or results["baseline"]
+    results = shared({**results, "baseline": baseline})
     found = {
         method: class_differences(results, method, baseline, "teacher")
         for method in methods(results)
@@ -157,9 +173,8 @@ def class_table(results: Mapping[str, Any], baseline: str | None = None) -> str:
         [method, *("–" if (v := differences.get(name)) is None else f"{v:+.1f}" for name in names)]
         for method, differences in found.items()
     ]
-    return f"IoU minus {baseline}'s, teachers (source-only: its one network), in points:\n\n" + table(
-        ["", *names], rows
-    )
+    title = f"IoU minus {baseline}'s, teachers (source-only: its one network), {seeds_of(results)}, in points:"
+    return f"{title}\n\n{table(['', *names], rows)}"
 
 
 def table_on_test(results: Mapping[str, Any], baseline: str | None = None) -> str:
