@@ -101,6 +101,8 @@ def test_files_of_others_are_kept(
 
 def test_a_finished_training_of_other_settings_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipa.mmseg.run.train.train", lambda *_, **__: pytest.fail("trained"))
+    for name in ("PIPA_DATA", "OMP_NUM_THREADS"):  # a training's process sets them for itself
+        monkeypatch.setenv(name, "")
     work = tmp_path / "PiPa_seed0"
     work.mkdir()
     kept = {"settings": {"config": "another"}, "seconds": 1.0, "final": {}, "curves": {}}

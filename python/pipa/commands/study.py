@@ -91,7 +91,14 @@ def refuse_others(out: Path) -> None:
     from pipa.study.plots import PLOTS
 
     for name in (TABLES, *(f"{plot}.svg" for plot in PLOTS)):
-        refuse_other(out / name, lambda _: (out / RUNS).is_dir(), "table or plot of a study")
+        refuse_other(out / name, lambda _: is_study(out), "table or plot of a study")
+
+
+def is_study(out: Path) -> bool:
+    """Whether a study wrote a folder's tables and plots: its runs are there, or, if they were removed, its tables."""
+    tables = out / TABLES
+    made = tables.is_file() and "; the score of a run is " in tables.read_text(encoding="utf-8", errors="replace")
+    return made or (out / RUNS).is_dir()
 
 
 def show(results: Path, out: Path) -> None:

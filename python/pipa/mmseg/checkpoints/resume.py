@@ -134,7 +134,7 @@ def _term(place: str, old: Any, new: Any, heads: bool) -> bool:
     heads: one has projection heads that the other has not; the distribution contrast shares the pixel contrast's.
     """
     last = place.rsplit(".", 1)[-1]
-    if last == "distribution_weight" or (last == "type" and "PipaHook" in place):
+    if last == "distribution_weight" or place.endswith("PipaHook.type"):
         return heads
     if last not in ("pixel_weight", "patch_weight", "feature_distance_weight", "pixel_dim", "patch_dim"):
         return last in ("projection_hidden", "projection_layers")
