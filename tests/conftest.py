@@ -46,3 +46,19 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
     before = _core._set_fused(request.param == "fused")
     yield request.param
     _core._set_fused(before)
+
+
+@pytest.fixture(scope="module")
+def toy_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded pair with two images to train on and one to evaluate, for tests of configs and commands."""
+    import pipa
+
+    root = tmp_path_factory.mktemp("toy")
+    pipa.toy.write(root, train=2, val=1)
+    return root
+
+
+@pytest.fixture
+def toy_as_data(monkeypatch: pytest.MonkeyPatch, toy_pair: Path) -> None:
+    """Shipped configs find that pair."""
+    monkeypatch.setenv("PIPA_DATA", str(toy_pair))

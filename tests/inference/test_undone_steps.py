@@ -18,6 +18,8 @@ from pipa.mmseg.checkpoints.description import describe
 from pipa.mmseg.run.train import load_config
 from small_segmentors import checkpoint, scene
 
+pytestmark = pytest.mark.usefixtures("toy_as_data")
+
 LOAD, LABEL, PACK = dict(type="LoadImage"), dict(type="LoadLabel"), dict(type="PackSegInputs")
 PAD = dict(type="Pad", size=(320, 128))
 ROTATE = dict(type="RandomRotate", prob=1.0, degree=30)
@@ -61,22 +63,10 @@ LATE = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(toy_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("toy")
-    pipa.toy.write(root, train=2, val=1)
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _data(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
-    monkeypatch.setenv("PIPA_DATA", str(data))
-
-
-@pytest.fixture(scope="module")
-def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPA_DATA", str(data))
+        patch.setenv("PIPA_DATA", str(toy_pair))
         config = load_config("toy_pipa")
     return checkpoint(config, tmp_path_factory.mktemp("model") / "random.pth", describe(config))
 
@@ -115,7 +105,7 @@ def test_what_cannot_be_undone_is_refused_everywhere(
 
 @pytest.mark.parametrize("name", LATE)
 def test_a_label_stays_as_it_is(
-    name: str, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, model: Path, toy_pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Predictions are resized and mirrored back, so labels must not be changed with the picture."""
     late, early = [LOAD, LABEL, LATE[name], PACK], [LOAD, LATE[name], LABEL, PACK]
@@ -123,8 +113,8 @@ def test_a_label_stays_as_it_is(
     assert cli.main(["test", str(written(tmp_path, late)), str(model), *work]) == 1
     said = f"test_dataloader.dataset.pipeline[2]: {name} stands after LoadLabel and changes the label too"
     assert said in capsys.readouterr().err
-    (label,) = sorted((data / "target/gtFine/val").rglob("*_labelTrainIds.png"))
-    (picture,) = sorted((data / "target/leftImg8bit/val").rglob("*.png"))
+    (label,) = sorted((toy_pair / "target/gtFine/val").rglob("*_labelTrainIds.png"))
+    (picture,) = sorted((toy_pair / "target/leftImg8bit/val").rglob("*.png"))
     found = pipa.load(model, config=str(written(tmp_path, late))).predict(picture).label_hw
     assert cli.main(["test", str(written(tmp_path, early)), str(model), *work]) == 0
     told = capsys.readouterr().out.splitlines()

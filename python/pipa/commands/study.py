@@ -9,6 +9,8 @@ import argparse
 import os
 from pathlib import Path
 
+from pipa.commands.shared import check_counts
+
 TABLES, RUNS = "tables.md", "runs"
 
 
@@ -56,9 +58,7 @@ def run(a: argparse.Namespace) -> int:
         raise ValueError(
             "study: expected the name of a study or a YAML file (`pipa study --list` shows the shipped ones)"
         )
-    for name, value in (("--jobs", a.jobs), ("--iterations", a.iterations)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected 1 or more, got {value}")
+    check_counts(a, "jobs", "iterations")
     if any(seed < 0 for seed in a.seeds or ()):
         raise ValueError(f"--seeds: expected 0 or more, got {a.seeds}")
     from pipa.study.definition import find

@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("mmseg")
 
-import pipa
 from pipa.commands import cli
+
+pytestmark = pytest.mark.usefixtures("toy_as_data")
 
 WHOLE = "expected a whole number of {} or more, got "
 # A line of a YAML file over toy_pipa, the place, and what is said of it.
@@ -45,18 +46,6 @@ VARIABLES = {
     "max_iters: true": "max_iters: expected a number in the place of 1000, got True",
     "crop_size: [1, 2, 3]": "crop_size: expected 2 values in the place of (96, 128), got [1, 2, 3]",
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("toy")
-    pipa.toy.write(root, train=2, val=1)
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _data(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
-    monkeypatch.setenv("PIPA_DATA", str(data))
 
 
 def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -108,7 +97,7 @@ def test_three_sides_of_a_crop(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "train_dataloader.dataset.dataset.pipeline[2].crop_size: expected (height, width) or one number" in error
 
 
-def test_values_that_train_are_taken(data: Path, tmp_path: Path) -> None:
+def test_values_that_train_are_taken(toy_pair: Path, tmp_path: Path) -> None:
     """A whole float where nothing is counted with it, no checkpoints at all, no seed, a number as level."""
     options = [
         "train_cfg.max_iters=1.0", "train_cfg.val_interval=1e3", "default_hooks.checkpoint.interval=-1", "log_level=40",

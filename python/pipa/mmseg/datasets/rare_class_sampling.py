@@ -21,8 +21,7 @@ from mmseg.registry import DATASETS
 from pipa.files.images import DataError
 from pipa.files.labels import LabelReading, train_id
 from pipa.files.statistics import STATS_FILE, read_statistics
-from pipa.functional.numbers import whole
-from pipa.mmseg.datasets.arguments import number
+from pipa.functional.numbers import number, whole
 from pipa.mmseg.datasets.draw import RARE_CLASS, Draw, seeded
 from pipa.mmseg.datasets.parts import locate, parts
 from pipa.mmseg.datasets.transforms import LoadLabel, label_loader, run

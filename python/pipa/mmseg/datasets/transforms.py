@@ -20,9 +20,8 @@ from mmseg.registry import TRANSFORMS
 from pipa.files import images
 from pipa.files.images import DataError
 from pipa.files.labels import IGNORED, LabelReading, apply_map, lost
-from pipa.functional.numbers import whole
+from pipa.functional.numbers import number, whole
 from pipa.mmseg.datasets import soft_labels
-from pipa.mmseg.datasets.arguments import number
 
 # Among the fields of a target sample: 1 where a pseudo-label may count, 0 on padding and in margins.
 VALID = "valid_map"
